@@ -1,0 +1,179 @@
+/* What the codec needs of CPython beyond its portable API: 128-bit integers without a detour, strong references out of
+ * a dict, and the question whether anybody else holds an object. Each has a portable branch for interpreters to come. */
+#ifndef TRACEFILL_CPYTHON_H
+#define TRACEFILL_CPYTHON_H
+
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "_hex.h"
+
+#ifdef Py_GIL_DISABLED
+#define TF_FREE_THREADED 1
+#define TF_PER_THREAD _Thread_local
+#else
+#define TF_FREE_THREADED 0
+#define TF_PER_THREAD
+#endif
+
+#if PYLONG_BITS_IN_DIGIT == 30 && PY_VERSION_HEX < 0x030E0000
+#define TF_OWN_DIGITS 1
+#else
+#define TF_OWN_DIGITS 0
+#endif
+
+#if TF_OWN_DIGITS
+#if PY_VERSION_HEX >= 0x030C0000
+#define TF_DIGITS(o) (((PyLongObject *)(o))->long_value.ob_digit)
+#define TF_SIZE(o) ((Py_ssize_t)(((PyLongObject *)(o))->long_value.lv_tag >> 3))
+#define TF_NEGATIVE(o) ((((PyLongObject *)(o))->long_value.lv_tag & 3) == 2)
+#else
+#define TF_DIGITS(o) (((PyLongObject *)(o))->ob_digit)
+#define TF_SIZE(o) (Py_SIZE(o) < 0 ? -Py_SIZE(o) : Py_SIZE(o))
+#define TF_NEGATIVE(o) (Py_SIZE(o) < 0)
+#endif
+#define TF_DIGIT 0x3fffffffu
+#endif
+
+/* high * 2**64 + low as an int. */
+static inline PyObject *tf_int128(uint64_t high, uint64_t low) {
+#if TF_OWN_DIGITS
+    Py_ssize_t size;
+    PyLongObject *number;
+    if (!high) return PyLong_FromUnsignedLongLong(low);
+    size = high >> 56 ? 5 : high >> 26 ? 4 : 3;
+    number = _PyLong_New(size);
+    if (number == NULL) return NULL;
+    TF_DIGITS(number)[0] = (digit)(low & TF_DIGIT);
+    TF_DIGITS(number)[1] = (digit)(low >> 30 & TF_DIGIT);
+    TF_DIGITS(number)[2] = (digit)((low >> 60 | high << 4) & TF_DIGIT);
+    if (size > 3) TF_DIGITS(number)[3] = (digit)(high >> 26 & TF_DIGIT);
+    if (size > 4) TF_DIGITS(number)[4] = (digit)(high >> 56);
+    return (PyObject *)number;
+#elif PY_VERSION_HEX >= 0x030D0000
+    uint64_t words[2];
+#if PY_LITTLE_ENDIAN
+    words[0] = low, words[1] = high;
+#else
+    words[0] = high, words[1] = low;
+#endif
+    return PyLong_FromUnsignedNativeBytes(words, 16, Py_ASNATIVEBYTES_NATIVE_ENDIAN);
+#else
+    unsigned char bytes[16];
+    int i;
+    for (i = 0; i < 8; i++) bytes[i] = (unsigned char)(high >> (56 - 8 * i)), bytes[8 + i] = (unsigned char)(low >> (56 - 8 * i));
+    return _PyLong_FromByteArray(bytes, 16, 0, 0);
+#endif
+}
+
+/* 1 when the object is an int of 0 .. 2**128-1, which is then in *high and *low; else 0, without an exception. */
+static inline int tf_read128(PyObject *number, uint64_t *high, uint64_t *low) {
+    if (!PyLong_Check(number)) return 0;
+#if TF_OWN_DIGITS
+    {
+        const Py_ssize_t size = TF_SIZE(number);
+        const digit *d = TF_DIGITS(number);
+        if (TF_NEGATIVE(number) || size > 5 || (size == 5 && d[4] >> 8)) return 0;
+        *low = size > 0 ? d[0] : 0;
+        if (size > 1) *low |= (uint64_t)d[1] << 30;
+        *high = 0;
+        if (size > 2) *low |= (uint64_t)d[2] << 60, *high = d[2] >> 4;
+        if (size > 3) *high |= (uint64_t)d[3] << 26;
+        if (size > 4) *high |= (uint64_t)d[4] << 56;
+        return 1;
+    }
+#elif PY_VERSION_HEX >= 0x030D0000
+    {
+        uint64_t words[3] = {0, 0, 0};
+        const Py_ssize_t used = PyLong_AsNativeBytes(number, words, 24, Py_ASNATIVEBYTES_LITTLE_ENDIAN);
+        if (used < 0) { PyErr_Clear(); return 0; }
+        if (used > 24 || words[2]) return 0;
+        *low = TF_LITTLE64(words[0]);
+        *high = TF_LITTLE64(words[1]);
+        return 1;
+    }
+#else
+    {
+        unsigned char bytes[16];
+        int i;
+        if (_PyLong_AsByteArray((PyLongObject *)number, bytes, 16, 0, 0) < 0) { PyErr_Clear(); return 0; }
+        *high = *low = 0;
+        for (i = 0; i < 8; i++) *high = *high << 8 | bytes[i], *low = *low << 8 | bytes[8 + i];
+        return 1;
+    }
+#endif
+}
+
+/* A strong reference to dict[key], or NULL when it is not there. Never leaves an exception (keys are our own strings). */
+static inline PyObject *tf_dict_get(PyObject *dict, PyObject *key) {
+    PyObject *value;
+#if PY_VERSION_HEX >= 0x030D0000
+    if (PyDict_GetItemRef(dict, key, &value) < 0) { PyErr_Clear(); return NULL; }
+#else
+    value = PyDict_GetItemWithError(dict, key);
+    if (value == NULL) { if (PyErr_Occurred()) PyErr_Clear(); return NULL; }
+    Py_INCREF(value);
+#endif
+    return value;
+}
+
+/* True when nobody but the `known` references of ours holds the object, not even weakly. On free-threaded builds the
+ * count of another thread cannot be read, so the answer is always no. */
+static inline int tf_only_ours(PyObject *object, Py_ssize_t known) {
+#if TF_FREE_THREADED
+    (void)object, (void)known;
+    return 0;
+#else
+    PyObject **weak;
+    if (Py_REFCNT(object) != known) return 0;
+    if (!PyType_SUPPORTS_WEAKREFS(Py_TYPE(object))) return 1;
+    weak = PyObject_GET_WEAKREFS_LISTPTR(object);
+    return *weak == NULL;
+#endif
+}
+
+/* type() of no arguments, by way of the type's own slots: a tenth of what a call from the interpreter costs. */
+static inline PyObject *tf_new(PyObject *type, PyObject *no_arguments) {
+    return ((PyTypeObject *)type)->tp_new((PyTypeObject *)type, no_arguments, NULL);
+}
+
+/* The memory of Snapshots that nobody refers to any more, kept for the next ones: a list through the blocks themselves.
+ * The GIL guards it. Free-threaded builds have no use for it: there the allocator (mimalloc) keeps such lists per thread,
+ * and a list of our own would need a lock on every hand-off. */
+static void *tf_kept = NULL;
+static Py_ssize_t tf_kept_number = 0, tf_kept_most = 0;
+
+static inline Py_ssize_t tf_kept_count(void) { return tf_kept_number; }
+static inline void tf_kept_grow(Py_ssize_t more) { tf_kept_most += more; }
+
+static PyObject *tf_kept_alloc(PyTypeObject *type, Py_ssize_t items) {
+    PyObject *block = (PyObject *)tf_kept;
+    if (TF_FREE_THREADED || block == NULL) return PyType_GenericAlloc(type, items);
+    tf_kept = *(void **)block;
+    tf_kept_number--;
+    memset((void *)block, 0, (size_t)type->tp_basicsize);
+    return PyObject_Init(block, type);
+}
+
+static void tf_kept_free(void *block) {
+    if (TF_FREE_THREADED || tf_kept_number >= tf_kept_most) {
+        PyObject_Free(block);
+        return;
+    }
+    *(void **)block = tf_kept;
+    tf_kept = block;
+    tf_kept_number++;
+}
+
+#if TF_FREE_THREADED
+typedef PyMutex tf_mutex;
+#define tf_lock(mutex) PyMutex_Lock(mutex)
+#define tf_unlock(mutex) PyMutex_Unlock(mutex)
+#else
+typedef char tf_mutex;
+#define tf_lock(mutex) ((void)(mutex))
+#define tf_unlock(mutex) ((void)(mutex))
+#endif
+
+#endif

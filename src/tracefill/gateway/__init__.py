@@ -1,0 +1,1 @@
+"""Layer 1: a request enters the system and gets one id."""

@@ -1,0 +1,1 @@
+"""Layer 4: jobs that run later, or again and again."""

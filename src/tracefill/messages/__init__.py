@@ -1,0 +1,1 @@
+"""Layer 3: messages that someone reads later."""

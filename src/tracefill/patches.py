@@ -1,0 +1,159 @@
+"""The switchboard behind install(), uninstall() and installed(): what is patched, by whom, how to undo it.
+
+Each module of gateway/, calls/, handoff/, messages/, jobs/ and data/ that has `patch()` and `unpatch()` takes part, under its
+own name. It says by `LIBRARIES` which imports it waits for (none: the standard library, patched at once) and by `OPT_IN` that
+it has to be asked for by name, because a plain program sees the difference.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import logging
+import pkgutil
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from types import ModuleType
+from typing import Any
+
+__all__ = ["install", "installed", "uninstall"]
+
+LAYERS = ("gateway", "calls", "handoff", "messages", "jobs", "data")
+
+_logger = logging.getLogger("tracefill")
+_lock = threading.RLock()
+_on: dict[str, ModuleType] = {}
+_waiting: dict[str, list[tuple[str, ModuleType]]] = {}
+
+
+def install(
+    *, only: Iterable[str] | None = None, skip: Iterable[str] = (), queues: bool = False, subprocess: bool = False
+) -> None:
+    """Fills the gaps of every library that is there, now or as soon as it is imported.
+
+    `only`, `skip`: names of integrations (`tracefill.installed()` lists those that are on). `queues`: an item taken from a
+    queue brings its producer's context. `subprocess`: programs that are started find TRACEPARENT in their environment.
+    May be called again, with other names too; raises ValueError for a name that is no integration.
+
+    >>> import tracefill
+    >>> tracefill.install(only=["threads"])
+    >>> tracefill.installed()
+    ['threads']
+    >>> tracefill.uninstall()
+    """
+    available = _integrations()
+    opted_in = {name for name, on in (("queues", queues), ("subprocess", subprocess)) if on}
+    wanted = _checked(only, available) if only is not None else None
+    left_out = _checked(skip, available)
+    with _lock:
+        for name, module in available.items():
+            asked = name in opted_in or (name in wanted if wanted is not None else not getattr(module, "OPT_IN", False))
+            if asked and name not in left_out and name not in _on:
+                _switch_on(name, module)
+
+
+def uninstall() -> None:
+    """Undoes all that install() did, completely."""
+    with _lock:
+        _waiting.clear()
+        if _finder in sys.meta_path:
+            sys.meta_path.remove(_finder)
+        while _on:
+            _, module = _on.popitem()
+            module.unpatch()
+
+
+def installed() -> list[str]:
+    """The names of the integrations that are on; those that still wait for their library's import are not."""
+    with _lock:
+        return sorted(_on)
+
+
+def _integrations() -> dict[str, ModuleType]:
+    found: dict[str, ModuleType] = {}
+    for layer in LAYERS:
+        package = importlib.import_module(f"tracefill.{layer}")
+        for entry in pkgutil.iter_modules(package.__path__):
+            module = importlib.import_module(f"{package.__name__}.{entry.name}")
+            if hasattr(module, "patch") and hasattr(module, "unpatch"):
+                found[entry.name] = module
+    return found
+
+
+def _checked(names: Iterable[str], available: dict[str, Any]) -> set[str]:
+    if isinstance(names, str):
+        raise TypeError(f"expected a list of integration names, got the single str {names!r}; write [{names!r}]")
+    asked = set(names)
+    unknown = asked - set(available)
+    if unknown:
+        raise ValueError(
+            f"no integration is called {', '.join(sorted(unknown))}; there are {', '.join(sorted(available))}"
+        )
+    return asked
+
+
+def _switch_on(name: str, module: ModuleType) -> None:
+    libraries: Sequence[str] = getattr(module, "LIBRARIES", ())
+    absent = [library for library in libraries if library not in sys.modules]
+    if libraries and len(absent) == len(libraries):
+        for library in absent:
+            _waiting.setdefault(library, []).append((name, module))
+        if _finder not in sys.meta_path:
+            sys.meta_path.insert(0, _finder)
+        return
+    try:
+        module.patch()
+    except Exception:  # a library of a version that we do not know must not keep the program from starting
+        _logger.warning("%s could not be switched on and is left as it was", name, exc_info=True)
+        module.unpatch()
+        return
+    _on[name] = module
+
+
+def _imported(library: str) -> None:
+    with _lock:
+        for name, module in _waiting.pop(library, ()):
+            if name not in _on:
+                _switch_on(name, module)
+
+
+class _AfterImport(importlib.abc.MetaPathFinder):
+    """Sees the import of a library that an integration waits for, and patches as soon as the library has run."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname not in _waiting:
+            return None
+        for finder in sys.meta_path:
+            if finder is self or not hasattr(finder, "find_spec"):
+                continue
+            spec = finder.find_spec(fullname, path, target)
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader = _Loader(spec.loader)
+                return spec
+        return None
+
+
+class _Loader(importlib.abc.Loader):
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        made: ModuleType | None = self._loader.create_module(spec)
+        return made
+
+    def exec_module(self, module: ModuleType) -> None:
+        # The module's own loader is what importlib.resources, pkgutil and inspect ask afterwards.
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        _imported(module.__name__)
+
+
+_finder = _AfterImport()
