@@ -1,0 +1,188 @@
+"""What we say that Jaeger serves for a file is what a real Jaeger serves for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.audit import sampling_server
+from tests.audit.sampling_server import StrategyServer
+from tracefill.audit.strategies import DEFAULT_PROBABILITY, UnreadableStrategies, effective, parse, serve
+
+SERVICES = ["orders", "Orders", "orders ", "", "web", "mailer", "lager-größe", "a&b=c", "nobody", '"strategyType":"PROBABILISTIC"']
+OPERATIONS = ["GET /", "get /", "/health", "", "λ", "checkout"]
+
+# A key is most often written as it should be; Go also takes it in another case, and passes over what it does not know.
+CASES = st.sampled_from([str, str, str, str, str.upper, str.title, lambda key: key.replace("s", "ſ"), "not_{}".format])
+TYPES = st.sampled_from(["probabilistic", "ratelimiting", "probabilistic", "ratelimiting", "", "const", "Probabilistic"])
+EDGES = [0.9, 2.7, 1, 0, -0.5, -1, 80, 32767, 32767.9, 32768, 65536, -40000, 2**31 - 1, 2**31, -(2**31), 3e9, 1e300, 5e-324]
+PARAMS = st.sampled_from(EDGES) | st.floats(0, 1) | st.floats(-1e5, 1e5) | st.integers(0, 100)
+
+
+def maybe(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.one_of(values, values, values, values, st.none())
+
+
+@st.composite
+def json_object(draw: st.DrawFn, fields: dict[str, st.SearchStrategy[str]], most_fields: int = 6) -> str:
+    """The text of an object: fields left out, repeated, in any order."""
+    names = draw(st.lists(st.sampled_from(sorted(fields)), min_size=len(fields) // 2, max_size=most_fields))
+    names += draw(st.sampled_from([[], sorted(fields)]))
+    members = [f"{json.dumps(draw(CASES)(name))}: {draw(fields[name])}" for name in names]
+    return "{" + ", ".join(members) + "}"
+
+
+def json_list(items: st.SearchStrategy[str], most: int) -> st.SearchStrategy[str]:
+    return st.lists(items, max_size=most).map(lambda texts: "[" + ", ".join(texts) + "]") | st.just("null")
+
+
+def text_of(values: st.SearchStrategy[Any]) -> st.SearchStrategy[str]:
+    return st.tuples(maybe(values), st.booleans()).map(lambda pair: json.dumps(pair[0], ensure_ascii=pair[1]))
+
+
+RULE = {"type": text_of(TYPES), "param": text_of(PARAMS)}
+OPERATION = json_object(RULE | {"operation": text_of(st.sampled_from(OPERATIONS))})
+RULES = RULE | {"operation_strategies": json_list(OPERATION, 4)}
+SERVICE = json_object(RULES | {"service": text_of(st.sampled_from(SERVICES))})
+DEFAULT = st.one_of(json_object(RULES), json_object(RULES), st.just("null"))
+
+
+@st.composite
+def files(draw: st.DrawFn) -> str:
+    """The text of a strategies file that ends with its list of services, as the server's helper asks for."""
+    members = draw(st.lists(DEFAULT.map('"default_strategy": {}'.format), max_size=2))
+    members += draw(st.lists(json_list(SERVICE, 6).map('"service_strategies": {}'.format), max_size=1))
+    members.append('"service_strategies": [' + ", ".join(draw(st.lists(SERVICE, max_size=8))) + "]")
+    return "{" + ", ".join(members) + "}"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[StrategyServer]:
+    with sampling_server.running() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def laptop() -> Iterator[StrategyServer]:
+    """As Jaeger's all-in-one is configured."""
+    with sampling_server.running(default_probability=1) as server:
+        yield server
+
+
+def assert_agree(server: StrategyServer, text: str, path: str, default_probability: float = DEFAULT_PROBABILITY) -> None:
+    server.load(text.encode())
+    strategies = parse(text)
+    for service in SERVICES:
+        assert effective(strategies, service, default_probability) == server.answer(service, path), service
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(text=files(), path=st.sampled_from(["/sampling", "/api/sampling"]))
+def test_answers_equal_those_of_jaeger_for_any_file(server: StrategyServer, text: str, path: str) -> None:
+    assert_agree(server, text, path)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(text=files())
+def test_answers_equal_those_of_a_jaeger_with_another_default_probability(laptop: StrategyServer, text: str) -> None:
+    assert_agree(laptop, text, "/sampling", default_probability=1)
+
+
+REFUSED = {
+    "empty": b"",
+    "two_documents": b"{} {}",
+    "not_utf_8_mark": b"\xef\xbb\xbf{}",
+    "trailing_comma": b'{"service_strategies": [],}',
+    "nan": b'{"default_strategy": {"type": "probabilistic", "param": NaN}}',
+    "number_too_large": b'{"default_strategy": {"param": 1e400}}',
+    "number_as_text": b'{"default_strategy": {"param": "0.5"}}',
+    "number_as_truth": b'{"default_strategy": {"param": true}}',
+    "type_as_number": b'{"default_strategy": {"type": 1}}',
+    "service_as_list": b'{"service_strategies": [[]]}',
+    "services_as_object": b'{"service_strategies": {"orders": {"type": "probabilistic", "param": 1}}}',
+    "default_as_list": b'{"default_strategy": []}',
+    "list_of_rules": b'[{"service": "a"}]',
+    "text": b'"nonsense"',
+    "control_character": b'{"x": "\x01"}',
+    "leading_zero": b'{"x": 01}',
+    "python_number": b'{"default_strategy": {"param": 1_0}}',
+}
+
+
+@pytest.mark.parametrize("text", REFUSED.values(), ids=REFUSED)
+def test_what_jaeger_refuses_is_refused(server: StrategyServer, text: bytes) -> None:
+    server.load(b'{"service_strategies": [{"service": "kept", "type": "probabilistic", "param": 0.25}]}')
+    server.offer(text)
+    assert server.answer("kept") == {"strategyType": 0, "probabilisticSampling": {"samplingRate": 0.25}}
+    with pytest.raises(UnreadableStrategies):
+        parse(text)
+
+
+TAKEN = {
+    "half_a_character": b'{"service_strategies": [{"service": "a\xe4\xbd", "type": "probabilistic", "param": 0.5}]}',
+    "half_a_surrogate": b'{"service_strategies": [{"service": "\\ud800b", "type": "probabilistic", "param": 0.5}]}',
+    "surrogate_in_bytes": b'{"service_strategies": [{"service": "\xed\xa0\x80", "type": "probabilistic", "param": 0.5}]}',
+    "whole_surrogates": b'{"service_strategies": [{"service": "\\ud83d\\ude00", "type": "probabilistic", "param": 0.5}]}',
+    "whitespace": b'\r\n\t {"service_strategies": []}',
+    "many_digits": b'{"service_strategies": [{"service": "a", "type": "ratelimiting", "param": 1%s}]}' % (b"0" * 300),
+    "kelvin_sign": '{"\u212a": 1, "ſervice_ſtrategieſ": []}'.encode(),
+    "ligature": '{"default_\ufb06rategy": {"param": 1}, "service_strategies": []}'.encode(),
+}
+NAMES = ["a", "a\ufffd", "a\ufffd\ufffd", "\ufffdb", "\ufffd" * 3, "\U0001f600"]
+
+
+@pytest.mark.parametrize("text", TAKEN.values(), ids=TAKEN)
+def test_odd_texts_that_jaeger_takes_are_read_as_it_does(server: StrategyServer, text: bytes) -> None:
+    server.load(text)
+    strategies = parse(text)
+    assert [effective(strategies, name) for name in NAMES] == [server.answer(name) for name in NAMES]
+
+
+@pytest.mark.parametrize("text", [b"null", b"{}", b'{"default_strategy": null, "service_strategies": null}'])
+def test_a_file_that_says_nothing_gives_the_servers_default(server: StrategyServer, text: bytes) -> None:
+    server.offer(text)
+    assert server.answer("a") == effective(parse(text), "a") == {
+        "strategyType": 0,
+        "probabilisticSampling": {"samplingRate": DEFAULT_PROBABILITY},
+    }
+
+
+@pytest.mark.parametrize("per_second", [2.7, 32768, 40000, 3e9])
+def test_grpc_has_32_bits_for_a_limit(server: StrategyServer, per_second: float) -> None:
+    text = json.dumps({"service_strategies": [{"service": "a", "type": "ratelimiting", "param": per_second}]})
+    server.load(text.encode())
+    limit = serve(parse(text)).answer("a").per_second
+    assert limit is not None
+    assert server.answer_by_grpc("a") == b"\x08\x01" + _message(3, b"\x08" + _varint(limit % 2**64))
+
+
+def _message(number: int, content: bytes) -> bytes:
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+def _varint(number: int) -> bytes:
+    digits = []
+    while number > 127:
+        digits.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*digits, number])
+
+
+NULLS = [
+    b'{"service_strategies": [null]}',
+    b'{"default_strategy": {"type": "probabilistic", "param": 1, "operation_strategies": [null]}}',
+    b'{"service_strategies": [{"service": "a", "operation_strategies": [null]}]}',
+]
+
+
+@pytest.mark.parametrize("text", NULLS)
+def test_a_null_in_a_list_ends_jaeger(text: bytes) -> None:
+    assert effective(parse(text), "a") is None
+    with sampling_server.running() as server:
+        server.offer(text)
+        assert server.has_ended()
