@@ -1,0 +1,33 @@
+"""Every boundary file of this folder, under every mode that tracefill takes part in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.boundaries import judge, program
+
+FILES = sorted(
+    str(path.relative_to(judge.ROOT))
+    for path in Path(__file__).parent.glob("*.py")
+    if path.stem not in ("__init__", "__main__", "program", "judge", "test_boundaries")
+)
+
+
+def cases() -> list[object]:
+    found = []
+    for path in FILES:
+        program.BOUNDARIES.clear()
+        program.load(path)
+        for name, case in program.BOUNDARIES.items():
+            for mode in judge.MODES[2:] if judge.constant(path, "CONTRIB") else judge.MODES[2:3]:
+                found.append(pytest.param(path, name, mode, case, id=f"{Path(path).stem}-{name}-{mode}"))
+    return found
+
+
+@pytest.mark.parametrize(("path", "name", "mode", "case"), cases())
+def test_the_chain_is_whole(path: str, name: str, mode: str, case: program.Boundary, request: pytest.FixtureRequest) -> None:
+    addresses = {server: str(request.getfixturevalue(server).address) for server in case.needs}
+    verdict = judge.run(path, name, mode, addresses)
+    assert verdict.word == ("connected" if case.expect == "direct" else case.expect), verdict.detail
