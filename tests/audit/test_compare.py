@@ -28,6 +28,7 @@ def mended() -> Document:
 def system(*edges: tuple[int, int], whole: int = 1000, total: int = 1000) -> Document:
     """A document with so many kept of so many calls on each edge."""
     return {
+        "sources": [],
         "chains": {"whole": whole, "total": total, "share": whole / total},
         "findings": [],
         "edges": [
@@ -117,7 +118,7 @@ def test_canary_with_a_handful_of_chains_is_not_condemned_by_one_loss() -> None:
 
 
 def test_nothing_to_compare_is_the_same() -> None:
-    empty = {"chains": {"whole": 0, "total": 0, "share": None}, "findings": [], "edges": []}
+    empty = {"sources": [], "chains": {"whole": 0, "total": 0, "share": None}, "findings": [], "edges": []}
     assert compare(empty, system((5, 5)))["chains"]["verdict"] == "same"
     assert not compare(system((5, 5)), empty)["worse"]
 
