@@ -12,7 +12,7 @@ Readers fill a `SpansBuilder`, `SpansBuilder.build` makes the `Spans`, `concat` 
 | `thread`        | int64  | `thread.id`; `NO_THREAD` where it is not told                                          |
 | `kind`          | uint8  | 0 not told, 1 `INTERNAL`, 2 `SERVER`, 3 `CLIENT`, 4 `PRODUCER`, 5 `CONSUMER`, as in OTLP |
 | `database`      | bool   | has `db.system.name` or `db.system`                                                    |
-| `copies`        | uint16 | how often this very span was exported; builders say 1, `arrange` counts                |
+| `copies`        | uint16 | how often this very span was exported; builders say 1, `Forest` counts                 |
 | `name`          | int32  | number of a string: the span's name                                                    |
 | `service`       | int32  | `service.name`                                                                         |
 | `process`       | int32  | `service.name` + `service.instance.id`, as `process_name` joins them                   |
@@ -134,7 +134,6 @@ class Spans:
     columns: dict[str, npt.NDArray[Any]]
     strings: list[str]
     input: Input = field(default_factory=Input)
-    arranged: bool = False
 
     def __len__(self) -> int:
         return len(self.columns["span_id"])
@@ -278,7 +277,8 @@ def destination_of(attributes: Attributes) -> str:
     >>> destination_of({"messaging.destination": "orders.placed"})
     'orders.placed'
     """
-    return _first(attributes, "messaging.destination.name", "messaging.destination")
+    told = attributes.get
+    return str(told("messaging.destination.name") or told("messaging.destination") or "")
 
 
 def peer_of(attributes: Attributes) -> str:
@@ -287,10 +287,12 @@ def peer_of(attributes: Attributes) -> str:
     >>> peer_of({"url.full": "http://orders:8080/v1/orders/7?x=1"})
     'orders'
     """
-    named = _first(attributes, "peer.service", "server.address", "net.peer.name", "net.host.name", "http.host")
-    if named:
-        return _without_port(named)
-    return _split_url(_first(attributes, "url.full", "http.url"))[0]
+    told = attributes.get
+    named = told("peer.service") or told("server.address") or told("net.peer.name") or told("net.host.name")
+    if named := named or told("http.host"):
+        return _without_port(str(named))
+    url = told("url.full") or told("http.url")
+    return _split_url(str(url))[0] if url else ""
 
 
 def subject_of(attributes: Attributes) -> int:
@@ -319,22 +321,20 @@ def thread_of(attributes: Attributes) -> int:
 
 
 def _subject(attributes: Attributes) -> str:
-    if message := _first(attributes, "messaging.message.id", "messaging.message_id"):
-        return message
-    path = _first(attributes, "url.path", "http.target") or _split_url(_first(attributes, "url.full", "http.url"))[1]
-    if path:
-        return path.partition("?")[0]
-    method = _first(attributes, "rpc.method")
-    return method if "/" in method or not method else f"{_first(attributes, 'rpc.service')}/{method}"
+    told = attributes.get
+    if message := told("messaging.message.id") or told("messaging.message_id"):
+        return str(message)
+    if path := told("url.path") or told("http.target") or _url_path(told("url.full") or told("http.url")):
+        return str(path).partition("?")[0]
+    method = str(told("rpc.method") or "")
+    return method if "/" in method or not method else f"{told('rpc.service') or ''}/{method}"
 
 
-def _first(attributes: Attributes, *names: str) -> str:
-    for name in names:  # no generator: this runs several times a span
-        if value := attributes.get(name):
-            return str(value)
-    return ""
+def _url_path(url: object) -> str:
+    return _split_url(str(url))[1] if url else ""
 
 
+@lru_cache(maxsize=1024)
 def _without_port(host: str) -> str:
     name, colon, port = host.rpartition(":")
     return name if colon and port.isdigit() and ":" not in name else host

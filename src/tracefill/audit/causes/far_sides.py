@@ -1,0 +1,416 @@
+"""Calls and messages whose far side began a trace of its own: not propagated, not extracted, or another format.
+
+A CLIENT or PRODUCER without a far side is paired with a root SERVER or CONSUMER that was there at that time for the
+same target. Who is to blame is told by whom both sides work with otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from tracefill.audit.causes import Instances, instances
+from tracefill.audit.chance import chance_of
+from tracefill.audit.clocks import Clocks, Spells, offset_of_calls, offset_of_messages
+from tracefill.audit.forest import Forest
+from tracefill.audit.numbering import Array, combine, group, is_in
+from tracefill.audit.pairing import NOBODY, covered, pair_calls, pair_messages
+from tracefill.audit.spans import CLIENT, CONSUMER
+from tracefill.audit.window import Window
+
+CHANCE = 0.01
+A_HANDFUL = 5  # of fewer far sides nothing can be said about chance
+CLOCKS_DIFFER_NS = 5_000_000  # what clocks may still differ after their offset is taken off
+DELAYS_LONGER = 10
+SECOND = 1_000_000_000
+_METHODS = {"get", "post", "put", "patch", "delete", "head", "options", "connect", "trace", "query", "http"}
+_MESSAGE_VERBS = re.compile(
+    r"\b(send|sends|sent|publish|create|produce|receive|process|consume|poll|deliver|settle|ack|subscribe)\b|^(apply_async|run)/"
+)
+
+
+def far_sides(forest: Forest, clocks: Clocks, window: Window, roots: Array) -> Iterator[Instances]:
+    """The causes of all root SERVER and CONSUMER spans among `roots` that somebody in the data called."""
+    far = roots[forest.is_far_kind[roots] & ~forest.is_linked[roots]]
+    if len(far):
+        near_of = Meetings(forest, clocks, window).near_sides(far)
+        yield from blame(forest, far[near_of >= 0], near_of[near_of >= 0])
+
+
+# --- who is to blame ---
+
+
+def blame(forest: Forest, far: Array, near: Array) -> Iterator[Instances]:
+    """One cause for each pair, by whom the caller reaches and whom the callee continues."""
+    caller, callee = _side(forest, near), _side(forest, far)
+    kept_far, kept_near = forest.crossings
+    kept = is_in(combine(caller, callee), combine(_side(forest, kept_near), _side(forest, kept_far)))
+    reaches = is_in(caller, _side(forest, kept_near))
+    continues = is_in(callee, _side(forest, np.flatnonzero(_continues(forest))))
+    several = _callers_at(caller, callee) > 1
+
+    yield from _pairs(
+        "not_propagated", kept, far, near, "{count} of {total} began a new trace; this very edge is kept at times",
+        ("not_extracted",),
+    )  # fmt: skip
+    yield from _pairs(
+        "not_propagated", ~kept & ~reaches & continues, far, near,
+        "{count} of {total} began a new trace; {to} continues the context of others, {from_} reaches nobody",
+        ("not_extracted",),
+    )  # fmt: skip
+    yield from _pairs(
+        "not_propagated", ~reaches & ~continues & ~several, far, near,
+        "{count} of {total} began a new trace; {from_} reaches nobody and {to} continues nobody",
+        ("not_extracted", "format_mismatch"),
+    )  # fmt: skip
+    yield from _pairs(
+        "not_extracted", ~continues & several, far, near,
+        "{count} of {total} began a new trace; {to} continues nobody, though several call it",
+    )  # fmt: skip
+    yield from _pairs(
+        "not_extracted", reaches & ~continues & ~several, far, near,
+        "{count} of {total} began a new trace; {to} continues nobody, {from_} is continued elsewhere",
+        ("format_mismatch",),
+    )  # fmt: skip
+    yield from _pairs(
+        "format_mismatch", ~kept & reaches & continues, far, near,
+        "{count} of {total} began a new trace; both sides work with others, only not with each other",
+    )  # fmt: skip
+
+
+def _pairs(
+    cause: str, which: Array, far: Array, near: Array, evidence: str, also_possible: tuple[str, ...] = ()
+) -> Iterator[Instances]:
+    yield from instances(cause, far[which], near[which], evidence, also_possible)
+
+
+def _side(forest: Forest, rows: Array) -> Array:
+    """A caller or callee is a service and a library."""
+    return combine(forest["service"][rows], forest["library"][rows])
+
+
+def _continues(forest: Forest) -> Array:
+    """Whether each SERVER or CONSUMER shows that it read the context of somebody, in the data or not."""
+    parent = forest.parent
+    within = (parent >= 0) & (forest["process"] == forest["process"][parent]) & ~forest.is_near_kind[parent]
+    continues = (forest["parent_id"] != 0) & ~within
+    continues[forest["link_row"]] = True
+    return np.asarray(continues & forest.is_far_kind)
+
+
+def _callers_at(caller: Array, callee: Array) -> Array:
+    """For each pair, how many different callers fail at its callee."""
+    first, _, _ = group(combine(caller, callee))
+    _, _, numbers = group(callee)
+    return np.bincount(numbers[first], minlength=numbers.max(initial=-1) + 1)[numbers]
+
+
+# --- who met whom ---
+
+
+@dataclass
+class Place:
+    """Where far sides wait: a service, or a service at the end of a topic; and who may have called there."""
+
+    far: Array
+    near: Array
+    longest_ns: int | None = None  # of messages: how long they may be under way; None where nothing is known
+
+
+class Meetings:
+    """Pairs the near sides without a far side with the far sides that began anew."""
+
+    def __init__(self, forest: Forest, clocks: Clocks, window: Window) -> None:
+        self.forest, self.clocks, self.window = forest, clocks, window
+
+    def near_sides(self, far: Array) -> Array:
+        """For each far row the near row that called it, or -1."""
+        near_of = np.full(len(self.forest), NOBODY)
+        by_message = self._is_of_message(far)
+        for place in self._topics(far[by_message]):
+            self._align_clocks(place, offset_of_messages)
+            near_of[place.far] = self._pair_topic(place)
+        taken = np.zeros(len(self.forest), bool)
+        for place in self._services(far[~by_message]):
+            place.near = place.near[~taken[place.near]]
+            self._align_clocks(place, offset_of_calls)
+            near_of[place.far] = pairs = self._pair_service(place)
+            taken[pairs[pairs >= 0]] = True
+        return near_of[far]
+
+    def _is_of_message(self, rows: Array) -> Array:
+        return np.asarray((self.forest["kind"][rows] == CONSUMER) | (self.forest["destination"][rows] != 0))
+
+    @cached_property
+    def _senders(self) -> Array:
+        """CLIENT and PRODUCER spans that call somebody themselves: no databases, and the innermost of nested ones."""
+        forest = self.forest
+        inner = np.flatnonzero(forest.is_near_kind & (forest.parent >= 0))
+        outer = forest.parent[inner]
+        inner_of = outer[forest.is_near_kind[outer] & (forest["process"][inner] == forest["process"][outer])]
+        sends = forest.is_near_kind & ~forest["database"]
+        sends[inner_of] = False
+        return np.flatnonzero(sends)
+
+    @cached_property
+    def _reached(self) -> tuple[Array, Array]:
+        """(near, service) of everything that continues a sender: children elsewhere, and links."""
+        forest = self.forest
+        child = np.flatnonzero(forest.parent >= 0)
+        parent = forest.parent[child]
+        elsewhere = forest.is_far_kind[child] | (forest["process"][child] != forest["process"][parent])
+        linking, linked = forest.links
+        return (
+            np.concatenate([parent[elsewhere], linked]),
+            np.concatenate([forest["service"][child[elsewhere]], forest["service"][linking]]),
+        )
+
+    def _without_far_side_in(self, near: Array, service: int) -> Array:
+        """Those of the near rows that nobody in the service continues, not even a span that was lost since."""
+        reached, by = self._reached
+        near = near[~is_in(near, reached[by == service])]
+        orphans = np.flatnonzero(self.forest.lacks_parent & (self.forest["service"] == service))
+        return near[~is_in(self.forest.trace[near], self.forest.trace[orphans])]
+
+    # --- messages ---
+
+    def _topics(self, far: Array) -> Iterator[Place]:
+        """Far sides by service and topic, each with the senders to a topic that leads there."""
+        senders = self._senders[self._is_message_sender]
+        sent_to = self._topic(senders)
+        leads_to = self._learned_topics()
+        first, _, numbers = group(combine(self.forest["service"][far], self._topic(far)))
+        for number, at in enumerate(first.tolist()):
+            service, topic = int(self.forest["service"][far[at]]), self._topic(far[at : at + 1])
+            near = senders[is_in(sent_to, np.concatenate([topic, leads_to[int(topic[0])]]))]
+            if len(near):
+                longest = self._longest_delay(service, int(topic[0]))
+                yield Place(far[numbers == number], self._without_far_side_in(near, service), longest)
+
+    @cached_property
+    def _is_message_sender(self) -> Array:
+        rows = self._senders
+        return np.asarray((self.forest["kind"][rows] != CLIENT) | (self.forest["destination"][rows] != 0))
+
+    def _topic(self, rows: Array) -> Array:
+        """A number for the destination; without one, for what is left of the name without words like send."""
+        destination = self.forest["destination"][rows]
+        return np.where(destination != 0, destination, self._topic_of_name[self.forest["name"][rows]])
+
+    @cached_property
+    def _topic_of_name(self) -> Array:
+        """For each string, the number of the string that is left; its own negative where it is not in the table."""
+        strings = self.forest.spans.strings
+        numbers: dict[str, int] = {text: number for number, text in enumerate(strings)}
+        topics = -np.arange(len(strings), dtype=np.int64)
+        rows = np.flatnonzero(self.forest.is_far_kind | self.forest.is_near_kind)
+        rows = rows[self.forest["destination"][rows] == 0]
+        for number in np.unique(self.forest["name"][rows]).tolist():
+            topic = _MESSAGE_VERBS.sub("", strings[number].lower()).strip() or strings[number]
+            topics[number] = numbers.setdefault(topic, len(numbers))
+        return topics
+
+    def _learned_topics(self) -> dict[int, Array]:
+        """For each topic of a far side, the topics of the near sides that are seen to reach it: an exchange is
+        called otherwise than its queues."""
+        far, near = self._kept_messages
+        topics: dict[int, Array] = defaultdict(lambda: np.empty(0, np.int64))
+        far_topic, near_topic = self._topic(far), self._topic(near)
+        for topic in np.unique(far_topic).tolist():
+            topics[topic] = np.unique(near_topic[far_topic == topic])
+        return topics
+
+    @cached_property
+    def _kept_messages(self) -> tuple[Array, Array]:
+        far, near = self.forest.crossings
+        messages = self._is_of_message(far)
+        return far[messages], near[messages]
+
+    def _longest_delay(self, service: int, topic: int) -> int | None:
+        far, near = self._kept_messages
+        ours = (self.forest["service"][far] == service) & (self._topic(far) == topic)
+        if not ours.any():
+            return None
+        delays = self.clocks.start(self.forest, far[ours]) - self.clocks.start(self.forest, near[ours])
+        return DELAYS_LONGER * max(int(delays.max()), 0) + SECOND
+
+    def _pair_topic(self, place: Place) -> Array:
+        forest, clocks = self.forest, self.clocks
+        received, sent = clocks.start(forest, place.far) + CLOCKS_DIFFER_NS, clocks.start(forest, place.near)
+        longest = (place.longest_ns or self.window.end - self.window.start) + CLOCKS_DIFFER_NS
+        pairs = np.full(len(place.far), NOBODY)
+        for near_key, far_key in ((forest["subject"][place.near], forest["subject"][place.far]), _no_keys(place)):
+            free_far, free_near = _free(pairs, len(place.near), near_key, far_key)
+            found = pair_messages(sent[free_near], received[free_far], near_key[free_near], far_key[free_far], longest)
+            pairs[free_far[found >= 0]] = free_near[found[found >= 0]]
+        if place.longest_ns is not None:
+            share = covered(sent, sent + longest, (self.window.start, self.window.end))
+            pairs = self._without_coincidences(place, pairs, share)
+        return np.where(pairs >= 0, place.near[pairs] if len(place.near) else NOBODY, NOBODY)
+
+    # --- calls ---
+
+    def _services(self, far: Array) -> Iterator[Place]:
+        """Far sides by service, each with the CLIENT spans that call it, by all that they tell of their target."""
+        forest = self.forest
+        senders = self._senders[forest["kind"][self._senders] == CLIENT]
+        senders = senders[~is_in(senders, self._reached[0])]
+        guide = Guide(forest, np.union1d(senders, far))
+        for service in np.unique(forest["service"][far]).tolist():
+            rows = far[forest["service"][far] == service]
+            near = senders[guide.may_call(senders, service, rows)]
+            yield Place(rows, self._without_far_side_in(near, service))
+
+    def _pair_service(self, place: Place) -> Array:
+        """Pairs; operations that have a caller only by coincidence are left out of the search."""
+        searched = np.ones(len(place.far), bool)
+        share = covered(*self._time(place.near), (self.window.start, self.window.end))
+        while True:
+            pairs = np.full(len(place.far), NOBODY)
+            pairs[searched] = self._search(Place(place.far[searched], place.near))
+            kept = self._without_coincidences(place, pairs, share)
+            if (kept == pairs).all():
+                return np.where(pairs >= 0, place.near[pairs] if len(place.near) else NOBODY, NOBODY)
+            searched &= ~is_in(self.forest.operation[place.far], self.forest.operation[place.far[kept != pairs]])
+
+    def _time(self, rows: Array) -> Spells:
+        return self.clocks.start(self.forest, rows), self.clocks.end(self.forest, rows)
+
+    def _search(self, place: Place) -> Array:
+        """First those that say the same, then of the same method, then any; enclosed before begun inside."""
+        near_start, near_end = self._time(place.near)
+        near = (near_start - CLOCKS_DIFFER_NS, near_end + CLOCKS_DIFFER_NS)
+        far_start, far_end = self._time(place.far)
+        pairs = np.full(len(place.far), NOBODY)
+        subjects = self.forest["subject"][place.near], self.forest["subject"][place.far]
+        methods = self._methods[self.forest["name"][place.near]], self._methods[self.forest["name"][place.far]]
+        for near_key, far_key in (subjects, methods, _no_keys(place)):
+            for far in ((far_start, far_end), (far_start, far_start)):
+                free_far, free_near = _free(pairs, len(place.near), near_key, far_key)
+                found = pair_calls(
+                    (near[0][free_near], near[1][free_near]),
+                    (far[0][free_far], far[1][free_far]),
+                    near_key[free_near],
+                    far_key[free_far],
+                )
+                pairs[free_far[found >= 0]] = free_near[found[found >= 0]]
+        return pairs
+
+    @cached_property
+    def _methods(self) -> Array:
+        """For each string, a number of the HTTP method that it begins with; 0 for none."""
+        strings = self.forest.spans.strings
+        methods = np.zeros(len(strings), np.int64)
+        known = {method: number for number, method in enumerate(sorted(_METHODS - {"http"}), 1)}
+        for number in np.flatnonzero(np.bincount(self.forest["name"], minlength=len(strings))).tolist():
+            methods[number] = known.get(strings[number].partition(" ")[0].lower(), 0)
+        return methods
+
+    # --- both ---
+
+    def _without_coincidences(self, place: Place, pairs: Array, share: float) -> Array:
+        """The pairs, without those of operations whose far sides meet a near side no more often than by chance."""
+        first, counts, numbers = group(self.forest.operation[place.far])
+        met = np.bincount(numbers[pairs >= 0], minlength=len(first))
+        real = [
+            hits == tries or tries < A_HANDFUL or chance_of(hits, tries, share) < CHANCE
+            for hits, tries in zip(met.tolist(), counts.tolist(), strict=True)
+        ]
+        return np.where(np.array(real, bool)[numbers], pairs, NOBODY)
+
+    def _align_clocks(self, place: Place, offset_of: Callable[[Spells, Spells], int]) -> None:
+        """Sets the clocks of processes that nobody is seen calling by what began anew in them."""
+        forest, clocks = self.forest, self.clocks
+        callers, callees = forest["process"][place.near], forest["process"][place.far]
+        for process in np.unique(callees).tolist():
+            if len(callers) and (clocks.island[callers] != clocks.island[process]).all():
+                offset = offset_of(self._time(place.near), self._time(place.far[callees == process]))
+                clocks.shift(process, int(callers[0]), offset)
+
+
+def _no_keys(place: Place) -> tuple[Array, Array]:
+    return np.ones(len(place.near), np.int64), np.ones(len(place.far), np.int64)
+
+
+def _free(pairs: Array, near_count: int, near_key: Array, far_key: Array) -> tuple[Array, Array]:
+    """Numbers of the far and near sides that are not paired yet, and have a key."""
+    free_near = near_key != 0
+    free_near[pairs[pairs >= 0]] = False
+    return np.flatnonzero((pairs < 0) & (far_key != 0)), np.flatnonzero(free_near)
+
+
+# --- whom a CLIENT calls ---
+
+
+class Guide:
+    """What a CLIENT tells of its target: its peer, as it is reached elsewhere or by name; else the operation."""
+
+    def __init__(self, forest: Forest, rows: Array) -> None:
+        self.forest = forest
+        self._learned = self._learn()
+        self._by_name = self._names(rows)
+
+    def may_call(self, client: Array, service: int, server: Array) -> Array:
+        """Whether each CLIENT may have called these SERVER spans of the service."""
+        forest = self.forest
+        peer = forest["peer"][client]
+        leads_here = is_in(peer, np.array([p for p, to in self._peers.items() if service in to], np.int32))
+        known = is_in(peer, np.fromiter(self._peers, np.int32, len(self._peers)))
+        same_address = (peer != 0) & is_in(peer, forest["peer"][server]) & ~self._is_local(peer)
+        return np.asarray(leads_here | (~known & (same_address | self._same_operation(client, server))))
+
+    @cached_property
+    def _peers(self) -> dict[int, set[int]]:
+        """For each peer that is known, the services that it stands for."""
+        return {**self._by_name, **self._learned}
+
+    def _learn(self) -> dict[int, set[int]]:
+        far, near = self.forest.crossings
+        calls = self.forest["peer"][near] != 0
+        first, _, _ = group(combine(self.forest["peer"][near[calls]], self.forest["service"][far[calls]]))
+        learned: dict[int, set[int]] = defaultdict(set)
+        for at in first.tolist():
+            learned[int(self.forest["peer"][near[calls][at]])].add(int(self.forest["service"][far[calls][at]]))
+        return learned
+
+    def _names(self, rows: Array) -> dict[int, set[int]]:
+        """Peers that are called like a service: the whole name, or the first label of a host name."""
+        strings = self.forest.spans.strings
+        services = {_plain(strings[number]): number for number in np.unique(self.forest["service"]).tolist()}
+        named = {}
+        for number in np.unique(self.forest["peer"][rows]).tolist():
+            host = _plain(strings[number])
+            service = services.get(host, services.get(host.partition(".")[0]))
+            if number and service is not None:
+                named[number] = {service}
+        return named
+
+    def _is_local(self, peer: Array) -> Array:
+        strings = self.forest.spans.strings
+        local = [number for number in np.unique(peer).tolist() if strings[number] in {"localhost", "127.0.0.1", "::1"}]
+        return is_in(peer, np.array(local, np.int32))
+
+    def _same_operation(self, client: Array, server: Array) -> Array:
+        """Whether a CLIENT's name or subject is that of one of the SERVER spans, and no mere method or `/`."""
+        forest = self.forest
+        names = [n for n in np.unique(forest["name"][server]).tolist() if not _is_vague(forest.spans.strings[n])]
+        subjects = np.setdiff1d(forest["subject"][server], _VAGUE_SUBJECTS)
+        same_name = is_in(forest["name"][client], np.array(names, np.int32))
+        return np.asarray(same_name | is_in(forest["subject"][client], subjects))
+
+
+_VAGUE_SUBJECTS = np.array([0, zlib.crc32(b"/")], np.uint32)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def _is_vague(name: str) -> bool:
+    return name.lower() in _METHODS or not name

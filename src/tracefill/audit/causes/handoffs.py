@@ -1,0 +1,323 @@
+"""Work inside a process that began a trace of its own: the context was not handed on, or its scope was over too soon.
+
+A root inside an open request may be a scheduled job that happens to run just then. So a name is accused only where its
+roots lie inside requests more often than chance allows, or where it is a child of requests elsewhere. Of a handful of
+requests nothing can be said about chance: there the bare definition holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tracefill.audit.causes import ROUNDING_NS, Instances, instances
+from tracefill.audit.chance import chance_of
+from tracefill.audit.forest import Forest
+from tracefill.audit.numbering import Array, combine, dense, group, is_in, look_up
+from tracefill.audit.pairing import covered, pair_calls
+from tracefill.audit.spans import CONSUMER
+
+NEARLY_ALWAYS = 0.9
+CHANCE = 0.01
+A_HANDFUL = 30
+RIGHT_AFTER_NS = (10_000_000, 100_000_000, 1_000_000_000)
+LITERALLY_RIGHT_AFTER_NS = 100_000_000
+ROUNDS = 3  # a loop body may begin several roots, one after the other
+STEPS_BACK = 64
+NOBODY = -1
+
+
+def handoffs(forest: Forest, roots: Array) -> Iterator[Instances]:
+    """handoff_lost and scope_too_short among these roots, whichever of the two is less of a coincidence."""
+    rows = roots[~forest.is_far_kind[roots] & ~forest.is_linked[roots]]
+    if not len(rows):
+        return
+    names = Names(forest, rows)
+    inside, after = _inside_requests(forest, names), _after_consumers(forest, names)
+    is_after = (after.near >= 0) & (after.chance <= inside.chance)
+    is_inside = (inside.near >= 0) & ~is_after
+    yield from instances(
+        "handoff_lost", rows[is_inside], inside.near[is_inside],
+        "{count} of {total} runs of {via} began a new trace while a request was open in the same process",
+    )  # fmt: skip
+    yield from instances(
+        "scope_too_short", rows[is_after], after.near[is_after],
+        "{count} spans began a new trace right after the CONSUMER span had ended without children in the same process",
+    )  # fmt: skip
+
+
+class Names:
+    """Roots by what they are called: the same service and span name."""
+
+    def __init__(self, forest: Forest, rows: Array) -> None:
+        self.rows = rows
+        self.first, self.counts, self.number = group(forest.label(rows))
+        self.is_child_elsewhere, self.children = self._elsewhere(forest)
+        self.have_few_requests = self._busiest(forest) < A_HANDFUL
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def _elsewhere(self, forest: Forest) -> tuple[Array, Array]:
+        """Whether each name is a child within its process elsewhere; and the rows of all such children."""
+        like = forest.named_like(self.rows[self.first])
+        parent = forest.parent[like]
+        children = like[(parent >= 0) & (forest["process"][like] == forest["process"][parent])]
+        return is_in(forest.label(self.rows[self.first]), forest.label(children)), children
+
+    def _busiest(self, forest: Forest) -> Array:
+        """For each name, how many requests the busiest of its processes has seen."""
+        requests = np.bincount(forest["process"][forest.is_far_kind], minlength=len(forest.spans.strings))
+        busiest = np.zeros(len(self), np.int64)
+        np.maximum.at(busiest, self.number, requests[forest["process"][self.rows]])
+        return busiest
+
+    def are_suspicious(self, number: int, hits: int, tries: int, chance: float) -> bool:
+        """Whether so many hits of the name's roots are what the contract asks for, and no coincidence."""
+        telling = bool(self.have_few_requests[number]) or chance < CHANCE
+        if self.is_child_elsewhere[number]:
+            return telling or hits == tries
+        return telling and hits >= NEARLY_ALWAYS * tries
+
+
+@dataclass
+class Suspicion:
+    """For each root the near row that it should hang on, or -1, and how likely its name's roots are there by chance."""
+
+    near: Array
+    chance: Array
+
+
+class Lanes:
+    """Spells of time in lanes (one a process, or one a process and operation), to ask what goes on at a moment."""
+
+    def __init__(self, rows: Array, lane: Array, start: Array, end: Array) -> None:
+        self._zero = int(start.min(initial=0)) if len(start) else 0
+        time_bits = int((end.max() if len(end) else 0) - self._zero).bit_length() + 1
+        self._shift = max(time_bits + int(lane.max(initial=0)).bit_length() - 63, 0)
+        self._time_bits = time_bits - self._shift
+        order = np.argsort(self._moment(lane, start), kind="stable")
+        self.rows, self.lane, self.start, self.end = rows[order], lane[order], start[order], end[order]
+        self._starts = self._moment(self.lane, self.start)
+        self._reached = np.maximum.accumulate(self._moment(self.lane, self.end)) if len(order) else self._starts
+
+    def _moment(self, lane: Array, time: Array) -> Array:
+        """One number that is ordered by lane, then by time."""
+        since = np.clip((time - self._zero) >> self._shift, 0, (1 << self._time_bits) - 1)
+        return np.asarray((lane.astype(np.int64) << self._time_bits) | since)
+
+    def before(self, lane: Array, time: Array) -> Array:
+        """The position of the last spell of the lane that had begun by then; -1 where there is none."""
+        at = np.searchsorted(self._starts, self._moment(lane, time), "right") - 1
+        at[at >= 0] = np.where(self.lane[at[at >= 0]] == lane[at >= 0], at[at >= 0], -1)
+        return at
+
+    def is_open(self, lane: Array, time: Array) -> Array:
+        at = self.before(lane, time)
+        is_open = at >= 0
+        is_open[is_open] = self._reached[at[is_open]] >= self._moment(lane, time)[is_open]
+        return is_open
+
+    def latest_open(self, lane: Array, time: Array) -> Array:
+        """The row of the spell that began last of those open; -1 where there is none among the last 64."""
+        at = self.before(lane, time)
+        found = np.full(len(at), NOBODY)
+        for back in range(STEPS_BACK):
+            step = at - back
+            looks = np.flatnonzero((found < 0) & (step >= 0))
+            looks = looks[self.lane[step[looks]] == lane[looks]]
+            if not len(looks):
+                break
+            is_open = looks[self.end[step[looks]] >= time[looks]]
+            found[is_open] = self.rows[step[is_open]]
+        return found
+
+    def share_of_time(self, lane: int, whole: tuple[int, int]) -> float:
+        """The share of the time that the lane's spells cover."""
+        ours = slice(*np.searchsorted(self.lane, [lane, lane + 1]))
+        return covered(self.start[ours], self.end[ours], whole)
+
+
+# --- inside a request ---
+
+
+def _inside_requests(forest: Forest, names: Names) -> Suspicion:
+    requests = Requests(forest, names.rows)
+    is_open = requests.by_process.is_open(requests.process_of(names.rows), forest["start"][names.rows])
+    hits = np.bincount(names.number[is_open], minlength=len(names))
+    shares = _mean(requests.share_of_time(names.rows), names)
+    accused, chance, home = np.zeros(len(names), bool), np.ones(len(names)), np.full(len(names), NOBODY)
+    for number in np.flatnonzero(hits).tolist():
+        tries = int(names.counts[number])
+        chance[number] = chance_of(int(hits[number]), tries, shares[number])
+        accused[number] = names.are_suspicious(number, int(hits[number]), tries, chance[number])
+        if not accused[number] and hits[number] >= NEARLY_ALWAYS * tries:
+            home[number], chance[number] = requests.home_of(names.rows[names.number == number])
+            accused[number] = home[number] >= 0
+    home = np.where(names.is_child_elsewhere, requests.homes_of_children(names), home)
+    near = np.full(len(names.rows), NOBODY)
+    lost = np.flatnonzero(accused[names.number] & is_open)
+    near[lost] = requests.near_of(names.rows[lost], home[names.number[lost]])
+    return Suspicion(near, chance[names.number])
+
+
+def _mean(values: Array, names: Names) -> Array:
+    return np.asarray(np.bincount(names.number, values, minlength=len(names)) / names.counts)
+
+
+class Requests:
+    """The SERVER and CONSUMER spans of the processes that have suspicious roots."""
+
+    def __init__(self, forest: Forest, roots: Array) -> None:
+        self.forest = forest
+        self._number, processes = dense(forest["process"][roots], len(forest.spans.strings))
+        self._number_of = np.full(len(forest.spans.strings), NOBODY)
+        self._number_of[processes] = np.arange(len(processes))
+        rows = np.flatnonzero(forest.is_far_kind)
+        rows = rows[self._number_of[forest["process"][rows]] >= 0]
+        self.rows, self.operations = rows, int(forest.operation.max(initial=0)) + 1
+        spells = forest["start"][rows], forest["end"][rows]
+        self.by_process = Lanes(rows, self.process_of(rows), *spells)
+        self.by_operation = Lanes(rows, self._lane(rows, forest.operation[rows]), *spells)
+        self._lives = _lives(forest, processes)
+
+    def process_of(self, rows: Array) -> Array:
+        return np.asarray(self._number_of[self.forest["process"][rows]])
+
+    def _lane(self, rows: Array, operation: Array) -> Array:
+        return np.asarray(self.process_of(rows) * self.operations + operation)
+
+    def share_of_time(self, roots: Array) -> Array:
+        """For each root, how much of its process's life a request is open."""
+        shares = [self.by_process.share_of_time(number, life) for number, life in enumerate(self._lives)]
+        return np.array(shares)[self.process_of(roots)]
+
+    def home_of(self, roots: Array) -> tuple[int, float]:
+        """The operation that is open at nearly all of these roots, if that is no coincidence; and the chance of it.
+
+        In a busy process some request is always open, but one operation seldom is."""
+        forest = self.forest
+        processes, counts = np.unique(self.process_of(roots), return_counts=True)
+        in_process = self.rows[is_in(self.process_of(self.rows), processes)]
+        operations = np.unique(forest.operation[in_process])
+        best, least = NOBODY, CHANCE / len(operations)
+        for operation in operations.tolist():
+            lanes = self._lane(roots, np.full(len(roots), operation))
+            hits = int(self.by_operation.is_open(lanes, forest["start"][roots]).sum())
+            if hits < NEARLY_ALWAYS * len(roots):
+                continue
+            shares = [
+                self.by_operation.share_of_time(p * self.operations + operation, self._lives[p]) for p in processes
+            ]
+            chance = chance_of(hits, len(roots), float(np.average(shares, weights=counts)))
+            if chance < least:
+                best, least = operation, chance
+        return best, least
+
+    def homes_of_children(self, names: Names) -> Array:
+        """For each name, the operation under which it is a child most often elsewhere; -1 where it is not."""
+        forest = self.forest
+        operation = forest.operation[_request_above(forest, names.children)]
+        found = np.flatnonzero(operation >= 0)
+        number = _numbers_of(forest.label(names.children[found]), forest.label(names.rows[names.first]))
+        first, counts, _ = group(combine(number, operation[found]))
+        homes = np.full(len(names), NOBODY)
+        for at in first[np.argsort(counts, kind="stable")]:
+            homes[number[at]] = operation[found[at]]
+        return homes
+
+    def near_of(self, roots: Array, home: Array) -> Array:
+        """The open request that each root should hang on: of the operation it is at home in, each request once where
+        that is possible; else the one that began last."""
+        forest = self.forest
+        start = forest["start"][roots]
+        near = self._one_each(roots, home, start)
+        for lanes, lane in ((self.by_operation, self._lane(roots, home)), (self.by_process, self.process_of(roots))):
+            open_there = lanes.latest_open(np.where(home >= 0, lane, self.process_of(roots)), start)
+            open_there = np.where((home >= 0) | (lanes is self.by_process), open_there, NOBODY)
+            near = np.where(near >= 0, near, open_there)
+        return near
+
+    def _one_each(self, roots: Array, home: Array, start: Array) -> Array:
+        lanes, lane = self.by_operation, self._lane(roots, home)
+        if not (home >= 0).any():
+            lanes, lane = self.by_process, self.process_of(roots)
+        ours = np.flatnonzero(is_in(lanes.lane, lane))
+        starts = np.sort(start)
+        holds_root = np.searchsorted(starts, lanes.end[ours], "right") > np.searchsorted(starts, lanes.start[ours])
+        ours = ours[holds_root]
+        pairs = pair_calls((lanes.start[ours], lanes.end[ours]), (start, start), lanes.lane[ours], lane)
+        return np.where(pairs >= 0, lanes.rows[ours[pairs]] if len(ours) else NOBODY, NOBODY)
+
+
+def _lives(forest: Forest, processes: Array) -> list[tuple[int, int]]:
+    """From its first span to the end of its last, for each process."""
+    size = len(forest.spans.strings)
+    born, died = np.full(size, np.iinfo(np.int64).max), np.full(size, np.iinfo(np.int64).min)
+    np.minimum.at(born, forest["process"], forest["start"])
+    np.maximum.at(died, forest["process"], forest["end"])
+    return list(zip(born[processes].tolist(), died[processes].tolist(), strict=True))
+
+
+def _request_above(forest: Forest, rows: Array) -> Array:
+    """The nearest SERVER or CONSUMER above each row; the row itself, which is none, where there is none."""
+    above = forest.parent[rows]
+    for _ in range(STEPS_BACK):
+        climbs = (above >= 0) & ~forest.is_far_kind[above]
+        if not climbs.any():
+            break
+        above[climbs] = forest.parent[above[climbs]]
+    return np.where((above >= 0) & forest.is_far_kind[above], above, rows)
+
+
+def _numbers_of(labels: Array, of_names: Array) -> Array:
+    order = np.argsort(of_names)
+    return np.asarray(order[look_up(of_names[order], labels)])
+
+
+# --- right after a consumer ---
+
+
+def _after_consumers(forest: Forest, names: Names) -> Suspicion:
+    consumers = np.flatnonzero((forest["kind"] == CONSUMER) & ~forest.has_child)
+    consumers = consumers[is_in(forest["process"][consumers], forest["process"][names.rows])]
+    near, chance = np.full(len(names.rows), NOBODY), np.ones(len(names.rows))
+    ended, stands_for = consumers, consumers  # rows after whose end a root may begin, and the CONSUMER of each
+    for _ in range(ROUNDS if len(consumers) else 0):
+        found, likelihood = _right_after(forest, names, ended, stands_for, near < 0)
+        if not (found >= 0).any():
+            break
+        near, chance = np.where(found >= 0, found, near), np.where(found >= 0, likelihood, chance)
+        ended = np.concatenate([ended, names.rows[found >= 0]])
+        stands_for = np.concatenate([stands_for, found[found >= 0]])
+    return Suspicion(near, chance)
+
+
+def _right_after(forest: Forest, names: Names, ended: Array, stands_for: Array, free: Array) -> tuple[Array, Array]:
+    """For each free root the CONSUMER it follows, or -1, and the chance of it; by the narrowest gap that tells."""
+    rows, end = names.rows, forest["end"][ended]
+    process, values = dense(
+        np.concatenate([forest["process"][ended], forest["process"][rows]]), len(forest.spans.strings)
+    )
+    lives = _lives(forest, values)
+    of_root = process[len(ended) :]
+    start = forest["start"][rows] + ROUNDING_NS
+    near, chance = np.full(len(rows), NOBODY), np.ones(len(rows))
+    for gap in RIGHT_AFTER_NS:
+        lanes = Lanes(np.arange(len(ended)), process[: len(ended)], end, end + gap)
+        at = lanes.before(of_root, start)
+        follows = free & (at >= 0)
+        follows[follows] = start[follows] - lanes.start[at[follows]] <= gap
+        shares = np.array([lanes.share_of_time(number, life) for number, life in enumerate(lives)])[of_root]
+        tries = np.bincount(names.number[free], minlength=len(names))
+        hits = np.bincount(names.number[follows], minlength=len(names))
+        means = _mean(shares, names)
+        for number in np.flatnonzero(hits).tolist():
+            likelihood = chance_of(int(hits[number]), int(tries[number]), means[number])
+            ours = follows & (names.number == number) & (near < 0)
+            if likelihood < CHANCE or (gap <= LITERALLY_RIGHT_AFTER_NS and names.have_few_requests[number]):
+                near[ours] = stands_for[lanes.rows[at[ours]]]
+                chance[ours] = likelihood
+    return near, chance

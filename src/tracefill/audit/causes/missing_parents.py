@@ -1,0 +1,150 @@
+"""Parents that are in nobody's data: put down to the window, or unfinished, or sampled out, or not exported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from tracefill.audit.causes import Instances, instances, nowhere
+from tracefill.audit.chance import is_steady
+from tracefill.audit.forest import Forest
+from tracefill.audit.numbering import Array, combine, earliest, group
+from tracefill.audit.window import Window
+
+STEADY_SHARE = 0.2
+STEADY_LEAST = 5
+EXPORT_DELAY_NS = 5_000_000_000  # spans wait this long in a batch, and are lost with the process
+
+
+@dataclass
+class MissingParents:
+    """One row for each missing parent: its earliest child, and when its children were first and last seen."""
+
+    child: Array
+    first_start: Array
+    last_end: Array
+
+    def __len__(self) -> int:
+        return len(self.child)
+
+    def only(self, which: Array) -> MissingParents:
+        return MissingParents(self.child[which], self.first_start[which], self.last_end[which])
+
+
+def missing_parents(forest: Forest, explained: Array) -> MissingParents:
+    """Every parent that is not in the data, but for those of the `explained` rows (roots, truncated ids)."""
+    lacks = forest.lacks_parent.copy()
+    lacks[explained] = False
+    rows = np.flatnonzero(lacks)
+    if not len(rows):
+        return MissingParents(rows, forest["start"][rows], forest["end"][rows])
+    _, counts, numbers = group(combine(forest.trace[rows], forest["parent_id"][rows]))
+    child = rows[earliest(numbers, forest["start"][rows], rows)]
+    last_end = np.full(len(counts), np.iinfo(np.int64).min)
+    np.maximum.at(last_end, numbers, forest["end"][rows])
+    return MissingParents(child, forest["start"][child], last_end)
+
+
+def find_missing(forest: Forest, missing: MissingParents, callers: Array, window: Window) -> Iterator[Instances]:
+    """The cause of each missing parent; `callers` are the services that usually call the children's operations."""
+    unfinished = is_unfinished(forest, missing, callers, window)
+    yield from _found(
+        "unfinished", missing.only(unfinished), "{count} parents were still open when their process was last heard of"
+    )
+    missing = missing.only(~unfinished)
+    sampled = is_sampled_out(forest, missing, window)
+    remote = forest.is_far_kind[missing.child]
+    yield from _found(
+        "sampled_out",
+        missing.only(sampled),
+        "{count} of {total} calls lack their parent, evenly over the time: {from_} drops what {to} keeps",
+        ("not_exported",),
+    )
+    yield from _found(
+        "not_exported",
+        missing.only(~sampled & remote),
+        "{count} of {total} calls lack their parent; no sampler drops so few, or in such bursts",
+        ("sampled_out",),
+    )
+    yield from _found(
+        "not_exported", missing.only(~sampled & ~remote), "{count} spans of {to} lack the parent in their own process"
+    )
+
+
+def _found(
+    cause: str, missing: MissingParents, evidence: str, also_possible: tuple[str, ...] = ()
+) -> Iterator[Instances]:
+    yield from instances(cause, missing.child, nowhere(missing.child), evidence, also_possible)
+
+
+# --- unfinished ---
+
+
+def is_unfinished(forest: Forest, missing: MissingParents, callers: Array, window: Window) -> Array:
+    """Whether the parent was open when its process fell silent, or is still open as far as the window goes."""
+    goes_on = missing.last_end >= window.end - window.edge
+    return goes_on & (window.edge > 0) | _was_open_at_the_last(forest, missing, callers)
+
+
+def _was_open_at_the_last(forest: Forest, missing: MissingParents, callers: Array) -> Array:
+    last_heard = np.full(len(forest.spans.strings), np.iinfo(np.int64).min)
+    np.maximum.at(last_heard, forest["process"], forest["end"])
+    longest = _longest_request(forest)
+    # A process inside of which the children ran is known. One that called is any of the caller's in this trace.
+    remote = forest.is_far_kind[missing.child]
+    service = np.where(remote, callers, forest["service"][missing.child])
+    silent = np.zeros(len(missing), bool)
+    at, process = _suspects(forest, missing, remote, service)
+    last = last_heard[process]
+    first, end = missing.first_start[at], missing.last_end[at]
+    could_last_until = np.maximum(end, first + longest[service[at]])
+    heard_before = remote[at] & (last + EXPORT_DELAY_NS >= first)
+    silent_after = (last <= could_last_until) & (heard_before | ~remote[at])
+    silent[at[silent_after]] = True
+    return silent
+
+
+def _longest_request(forest: Forest) -> Array:
+    """For each service how long its longest SERVER or CONSUMER span took: a parent may have been open for so long."""
+    longest = np.zeros(len(forest.spans.strings), np.int64)
+    rows = np.flatnonzero(forest.is_far_kind)
+    np.maximum.at(longest, forest["service"][rows], forest["end"][rows] - forest["start"][rows])
+    return longest
+
+
+def _suspects(forest: Forest, missing: MissingParents, remote: Array, service: Array) -> tuple[Array, Array]:
+    """(number of the missing parent, process it may have been in): as many as there are in its trace."""
+    local = np.flatnonzero(~remote)
+    away = np.flatnonzero(remote)
+    trace = forest.trace[missing.child[away]]
+    lengths = forest.trace_starts[trace + 1] - forest.trace_starts[trace]
+    at = np.repeat(away, lengths)
+    rows = np.arange(len(at)) + np.repeat(forest.trace_starts[trace] - (np.cumsum(lengths) - lengths), lengths)
+    callers_own = forest["service"][rows] == service[at]
+    return (
+        np.concatenate([local, at[callers_own]]),
+        np.concatenate([forest["process"][missing.child[local]], forest["process"][rows[callers_own]]]),
+    )
+
+
+# --- sampled out ---
+
+
+def is_sampled_out(forest: Forest, missing: MissingParents, window: Window) -> Array:
+    """Whether the calls of the child's operation lack their parent in a steady share."""
+    sampled = np.zeros(len(missing), bool)
+    remote = np.flatnonzero(forest.is_far_kind[missing.child])
+    operations = forest.operation[missing.child[remote]]
+    calls = np.unique(forest.crossings[0])
+    calls = calls[window.holds(forest["start"][calls])]
+    kept = np.bincount(forest.operation[calls], minlength=operations.max(initial=-1) + 1)
+    lost = np.bincount(operations, minlength=len(kept))
+    for operation in np.flatnonzero((lost >= STEADY_LEAST) & (lost >= STEADY_SHARE * (lost + kept))):
+        ours = remote[operations == operation]
+        kept_starts = np.sort(forest["start"][calls[forest.operation[calls] == operation]])
+        starts = np.sort(missing.first_start[ours])
+        places = np.searchsorted(kept_starts, starts) + np.arange(len(starts))
+        sampled[ours] = is_steady(places, len(starts) + len(kept_starts))
+    return sampled
