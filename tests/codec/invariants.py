@@ -61,12 +61,13 @@ def check(name: str, values: tuple[Value, ...]) -> Position | None:
 
 def read_back(name: str, written: Position) -> Position | None:
     """What is left of a position after a way through a format."""
-    if not written.trace_id and name not in ("b3", "b3multi"):
+    trace_id = written.trace_id % 2**64 if name == "ottrace" else written.trace_id
+    if not trace_id and name not in ("b3", "b3multi"):
         return None
     decision = DECISION_READ_BACK[name].get(written.decision, written.decision)
     flags = written.flags & 0b11 if name in ("tracecontext", "grpc_bin") else reference.flags_of(decision)
     trace_state = written.trace_state if name == "tracecontext" else ""
-    return Position(written.trace_id, written.span_id, decision, flags, None, trace_state)
+    return Position(trace_id, written.span_id, decision, flags, None, trace_state)
 
 
 def check_baggage(headers: tuple[str | bytes, ...]) -> dict[str, str]:

@@ -288,7 +288,7 @@ def encode_datadog(at: Position) -> tuple[str | None, ...]:
     return str(lower_half), str(at.span_id), priority, None, tags
 
 
-# ---- OpenTracing's basic tracers ("OT Trace"): the OpenTelemetry specification, api-propagators
+# ---- OT Trace, of OpenTracing's basic tracers: https://pypi.org/project/opentelemetry-propagator-ot-trace/
 
 
 def decode_ottrace(trace_id: Value = None, span_id: Value = None, sampled: Value = None) -> Position | None:
@@ -298,11 +298,11 @@ def decode_ottrace(trace_id: Value = None, span_id: Value = None, sampled: Value
 
 
 def encode_ottrace(at: Position) -> tuple[str | None, ...]:
-    if not at.trace_id or not at.span_id:
+    right_half = at.trace_id % 2**64  # "When truncating, the least significant (right-most) bits MUST be retained"
+    if not right_half or not at.span_id:
         return None, None, None
-    trace_id = f"{at.trace_id:016x}" if at.trace_id < 2**64 else f"{at.trace_id:032x}"
     sampled = {"deny": "false", "accept": "true", "debug": "true"}.get(at.decision)
-    return trace_id, f"{at.span_id:016x}", sampled
+    return f"{right_half:016x}", f"{at.span_id:016x}", sampled
 
 
 # ---- grpc-trace-bin: https://github.com/census-instrumentation/opencensus-specs/blob/master/encodings/BinaryEncoding.md

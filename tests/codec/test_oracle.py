@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, SpanContext, get_current_span
 
 from tests.codec import reference
 from tests.codec.inputs import Inputs
 from tests.codec.invariants import check, check_baggage, position_of
-from tests.codec.reference import ORACLES, TOKEN
+from tests.codec.reference import ORACLES, TOKEN, Position
+from tracefill import carriers, propagators
 from tracefill.formats import FORMATS, decode_baggage, encode_baggage
 
+PROPAGATORS = {
+    "tracecontext": propagators.TraceContextPropagator(),
+    "b3": propagators.B3Propagator(),
+    "b3multi": propagators.B3MultiPropagator(),
+    "jaeger": propagators.JaegerPropagator(),
+    "xray": propagators.XRayPropagator(),
+    "datadog": propagators.DatadogPropagator(),
+    "ottrace": propagators.OTTracePropagator(),
+}
 each_format = pytest.mark.parametrize("name", ORACLES)
 thorough = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 any_value = st.none() | st.text() | st.binary()
@@ -36,6 +48,38 @@ def test_core_agrees_with_oracle_on_values_made_from_the_vectors(name: str, rand
 def test_core_agrees_with_oracle_on_anything(name: str, data: Any) -> None:
     width = len(FORMATS[name].fields)
     check(name, tuple(data.draw(st.lists(any_value, min_size=width, max_size=width))))
+
+
+@pytest.mark.parametrize("name", PROPAGATORS)
+@given(random=st.randoms(use_true_random=False))
+@thorough
+def test_propagators_extract_what_the_oracle_decodes(name: str, random: Random) -> None:
+    values = Inputs(name, random).next_values()
+    pairs = [(field, value) for field, value in zip(FORMATS[name].fields, values, strict=False) if value is not None]
+    expected = ORACLES[name].decode(*values)
+    for carrier in (dict(pairs), pairs, [(field.encode(), value) for field, value in pairs]):
+        context = PROPAGATORS[name].extract(carrier, Context(), carriers.getter)
+        span_context = get_current_span(context).get_span_context()
+        if expected is not None and not expected.trace_id:
+            assert not span_context.trace_flags.sampled
+            assert span_context.is_remote == (expected.decision == "deny"), "a deny needs a parent that samplers ask"
+        else:
+            assert summary_of(span_context) == summary_expected(expected), carrier
+
+
+Summary: TypeAlias = tuple[int, int, int, str, bool]
+
+
+def summary_of(span_context: SpanContext) -> Summary:
+    ids = span_context.trace_id, span_context.span_id
+    return *ids, span_context.trace_flags & 0b11, span_context.trace_state.to_header(), span_context.is_remote
+
+
+def summary_expected(at: Position | None) -> Summary:
+    """A SpanContext cannot leave the decision open; that is taken for a yes."""
+    if at is None:
+        return summary_of(INVALID_SPAN_CONTEXT)
+    return at.trace_id, at.span_id, 1 if at.decision == "defer" else at.flags & 0b11, at.trace_state, True
 
 
 @given(
