@@ -4,61 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.audit import sampling_server
+from tests.audit.sampling_files import SERVICES, files
 from tests.audit.sampling_server import StrategyServer
-from tracefill.audit.strategies import DEFAULT_PROBABILITY, UnreadableStrategies, effective, parse, serve
-
-SERVICES = ["orders", "Orders", "orders ", "", "web", "mailer", "lager-größe", "a&b=c", "nobody", '"strategyType":"PROBABILISTIC"']
-OPERATIONS = ["GET /", "get /", "/health", "", "λ", "checkout"]
-
-# A key is most often written as it should be; Go also takes it in another case, and passes over what it does not know.
-CASES = st.sampled_from([str, str, str, str, str.upper, str.title, lambda key: key.replace("s", "ſ"), "not_{}".format])
-TYPES = st.sampled_from(["probabilistic", "ratelimiting", "probabilistic", "ratelimiting", "", "const", "Probabilistic"])
-EDGES = [0.9, 2.7, 1, 0, -0.5, -1, 80, 32767, 32767.9, 32768, 65536, -40000, 2**31 - 1, 2**31, -(2**31), 3e9, 1e300, 5e-324]
-PARAMS = st.sampled_from(EDGES) | st.floats(0, 1) | st.floats(-1e5, 1e5) | st.integers(0, 100)
-
-
-def maybe(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return st.one_of(values, values, values, values, st.none())
-
-
-@st.composite
-def json_object(draw: st.DrawFn, fields: dict[str, st.SearchStrategy[str]], most_fields: int = 6) -> str:
-    """The text of an object: fields left out, repeated, in any order."""
-    names = draw(st.lists(st.sampled_from(sorted(fields)), min_size=len(fields) // 2, max_size=most_fields))
-    names += draw(st.sampled_from([[], sorted(fields)]))
-    members = [f"{json.dumps(draw(CASES)(name))}: {draw(fields[name])}" for name in names]
-    return "{" + ", ".join(members) + "}"
-
-
-def json_list(items: st.SearchStrategy[str], most: int) -> st.SearchStrategy[str]:
-    return st.lists(items, max_size=most).map(lambda texts: "[" + ", ".join(texts) + "]") | st.just("null")
-
-
-def text_of(values: st.SearchStrategy[Any]) -> st.SearchStrategy[str]:
-    return st.tuples(maybe(values), st.booleans()).map(lambda pair: json.dumps(pair[0], ensure_ascii=pair[1]))
-
-
-RULE = {"type": text_of(TYPES), "param": text_of(PARAMS)}
-OPERATION = json_object(RULE | {"operation": text_of(st.sampled_from(OPERATIONS))})
-RULES = RULE | {"operation_strategies": json_list(OPERATION, 4)}
-SERVICE = json_object(RULES | {"service": text_of(st.sampled_from(SERVICES))})
-DEFAULT = st.one_of(json_object(RULES), json_object(RULES), st.just("null"))
-
-
-@st.composite
-def files(draw: st.DrawFn) -> str:
-    """The text of a strategies file that ends with its list of services, as the server's helper asks for."""
-    members = draw(st.lists(DEFAULT.map('"default_strategy": {}'.format), max_size=2))
-    members += draw(st.lists(json_list(SERVICE, 6).map('"service_strategies": {}'.format), max_size=1))
-    members.append('"service_strategies": [' + ", ".join(draw(st.lists(SERVICE, max_size=8))) + "]")
-    return "{" + ", ".join(members) + "}"
+from tracefill.audit.sampling.strategies import DEFAULT_PROBABILITY, UnreadableStrategies, effective, parse, serve
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +28,9 @@ def laptop() -> Iterator[StrategyServer]:
         yield server
 
 
-def assert_agree(server: StrategyServer, text: str, path: str, default_probability: float = DEFAULT_PROBABILITY) -> None:
+def assert_agree(
+    server: StrategyServer, text: str, path: str, default_probability: float = DEFAULT_PROBABILITY
+) -> None:
     server.load(text.encode())
     strategies = parse(text)
     for service in SERVICES:
@@ -123,14 +79,18 @@ def test_what_jaeger_refuses_is_refused(server: StrategyServer, text: bytes) -> 
         parse(text)
 
 
+def named(name: bytes) -> bytes:
+    return b'{"service_strategies": [{"service": "' + name + b'", "type": "probabilistic", "param": 0.5}]}'
+
+
 TAKEN = {
-    "half_a_character": b'{"service_strategies": [{"service": "a\xe4\xbd", "type": "probabilistic", "param": 0.5}]}',
-    "half_a_surrogate": b'{"service_strategies": [{"service": "\\ud800b", "type": "probabilistic", "param": 0.5}]}',
-    "surrogate_in_bytes": b'{"service_strategies": [{"service": "\xed\xa0\x80", "type": "probabilistic", "param": 0.5}]}',
-    "whole_surrogates": b'{"service_strategies": [{"service": "\\ud83d\\ude00", "type": "probabilistic", "param": 0.5}]}',
+    "half_a_character": named(b"a\xe4\xbd"),
+    "half_a_surrogate": named(b"\\ud800b"),
+    "surrogate_in_bytes": named(b"\xed\xa0\x80"),
+    "whole_surrogates": named(b"\\ud83d\\ude00"),
     "whitespace": b'\r\n\t {"service_strategies": []}',
     "many_digits": b'{"service_strategies": [{"service": "a", "type": "ratelimiting", "param": 1%s}]}' % (b"0" * 300),
-    "kelvin_sign": '{"\u212a": 1, "ſervice_ſtrategieſ": []}'.encode(),
+    "kelvin_sign": '{"\u212a": 1, "\u017fervice_\u017ftrategie\u017f": []}'.encode(),
     "ligature": '{"default_\ufb06rategy": {"param": 1}, "service_strategies": []}'.encode(),
 }
 NAMES = ["a", "a\ufffd", "a\ufffd\ufffd", "\ufffdb", "\ufffd" * 3, "\U0001f600"]
@@ -146,10 +106,14 @@ def test_odd_texts_that_jaeger_takes_are_read_as_it_does(server: StrategyServer,
 @pytest.mark.parametrize("text", [b"null", b"{}", b'{"default_strategy": null, "service_strategies": null}'])
 def test_a_file_that_says_nothing_gives_the_servers_default(server: StrategyServer, text: bytes) -> None:
     server.offer(text)
-    assert server.answer("a") == effective(parse(text), "a") == {
-        "strategyType": 0,
-        "probabilisticSampling": {"samplingRate": DEFAULT_PROBABILITY},
-    }
+    assert (
+        server.answer("a")
+        == effective(parse(text), "a")
+        == {
+            "strategyType": 0,
+            "probabilisticSampling": {"samplingRate": DEFAULT_PROBABILITY},
+        }
+    )
 
 
 @pytest.mark.parametrize("per_second", [2.7, 32768, 40000, 3e9])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -88,7 +88,7 @@ def parse(text: str | bytes) -> Strategies:
     return strategies
 
 
-class _Object(list[tuple[str, Any]]):
+class JsonObject(list[tuple[str, Any]]):
     """A JSON object as it was written: its keys in order, repeated ones too."""
 
 
@@ -111,7 +111,7 @@ codecs.register_error("go", _one_sign_a_byte)
 
 def _load(text: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_Object, parse_int=float, parse_constant=_no_constant)
+        return json.loads(text, object_pairs_hook=JsonObject, parse_int=float, parse_constant=_no_constant)
     except RecursionError:
         raise UnreadableStrategies("nested too deeply") from None
     except ValueError as error:
@@ -124,7 +124,7 @@ def _no_constant(name: str) -> float:
 
 def _fill(target: Any, value: Any, path: str, repeated: list[str]) -> None:
     """Write a JSON object into a dataclass, key by key."""
-    if not isinstance(value, _Object):
+    if not isinstance(value, JsonObject):
         raise UnreadableStrategies(f"{path or 'the file'}: expected an object, found {_kind(value)}")
     seen: set[str] = set()
     for key, item in value:
@@ -142,7 +142,7 @@ def _fill(target: Any, value: Any, path: str, repeated: list[str]) -> None:
 
 def fill_key(target: Any, key: str, value: Any, path: str) -> None:
     """Give one of a rule's `known_keys` a value as it was read; raises UnreadableStrategies for another kind."""
-    _fill(target, _Object([(key, value)]), path, [])
+    _fill(target, JsonObject([(key, value)]), path, [])
 
 
 def known_keys(target: Any) -> list[str]:
@@ -207,7 +207,7 @@ def _array(old: _Array[Any], value: Any, path: str, repeated: list[str], make: C
     new: _Array[Any] = _Array()
     if value is None:
         return new
-    if not isinstance(value, list) or isinstance(value, _Object):
+    if not isinstance(value, list) or isinstance(value, JsonObject):
         raise UnreadableStrategies(f"{path}: expected a list, found {_kind(value)}")
     memory = [*old, *old.beyond]
     for index, item in enumerate(value):
@@ -226,7 +226,7 @@ def _element(old: Any, value: Any, path: str, repeated: list[str], make: Callabl
 
 
 def _kind(value: Any) -> str:
-    if isinstance(value, _Object):
+    if isinstance(value, JsonObject):
         return "an object"
     names = {list: "a list", str: "a text", bool: "a truth value", float: "a number", type(None): "null"}
     return names[type(value)]
@@ -259,6 +259,24 @@ class Answer:
     per_second: int | None = None  # 32 bits, as gRPC has it
     operations: Operations | None = None
 
+    @classmethod
+    def of_page(cls, page: Mapping[str, Any]) -> Answer:
+        """The answer on a page, of Jaeger or of another server: zeros may be left out. Raises ValueError or TypeError
+        for what is no such page.
+
+        >>> Answer.of_page({"strategyType": "PROBABILISTIC", "probabilisticSampling": {}}).probability
+        0.0
+        """
+        probability, limit = page.get("probabilisticSampling"), page.get("rateLimitingSampling")
+        if probability is None and limit is None:
+            raise ValueError("neither a probability nor a rate limit")
+        operations = page.get("operationSampling")
+        return cls(
+            None if probability is None else float(probability.get("samplingRate", 0)),
+            None if limit is None else int(limit.get("maxTracesPerSecond", 0)),
+            None if operations is None else _operations_of_page(operations),
+        )
+
     @property
     def http(self) -> dict[str, Any] | None:
         """The JSON of the ``/sampling`` page; None where it answers 500 (a limit of more than 16 bits)."""
@@ -272,6 +290,14 @@ class Answer:
         if self.operations is not None:
             page["operationSampling"] = _operations_page(self.operations)
         return page
+
+
+def _operations_of_page(page: Mapping[str, Any]) -> Operations:
+    rates = tuple(
+        (str(rate.get("operation", "")), float((rate.get("probabilisticSampling") or {}).get("samplingRate", 0)))
+        for rate in page.get("perOperationStrategies") or ()
+    )
+    return Operations(float(page.get("defaultSamplingProbability", 0)), rates)
 
 
 def _operations_page(operations: Operations) -> dict[str, Any]:
