@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 from tests.codec.reference import ORACLES, Position, Value
@@ -38,7 +39,7 @@ class Inputs:
         if name == "tracecontext":
             self.seeds += [(self.seeds[0][0], vector["values"][0]) for vector in load("tracestate")]
         self.seeds = [seed for seed in self.seeds if all(len(value or "") <= LONGEST_SEED for value in seed)]
-        self.pieces = [value for seed in self.seeds for value in seed if value]
+        self.pieces: list[Value] = [value for seed in self.seeds for value in seed if value]
 
     def next_values(self) -> tuple[Value, ...]:
         kind = self.random.randrange(10)
@@ -78,25 +79,24 @@ class Inputs:
         """One edit of the kinds that parsers get wrong."""
         start, end = sorted(self.random.randrange(len(text) + 1) for _ in range(2))
         letter = self.random.choice(LETTERS)
-        return self.random.choice(
-            (
-                lambda: text[:start] + letter + text[start + 1 :],
-                lambda: text[:start] + letter + text[start + 1 :],
-                lambda: text[:start] + letter + text[start:],
-                lambda: text[:start] + text[start + 1 :],
-                lambda: text[:start] + text[end:],
-                lambda: text[:end] + text[start:],
-                lambda: text[:start],
-                lambda: text[start:],
-                lambda: text[:start] + text[start:end].swapcase() + text[end:],
-                lambda: text[:start] + self.random.choice(FRAGMENTS) + text[start:],
-                lambda: letter + text,
-                lambda: text + letter,
-                lambda: text + "," + text,
-                lambda: text[:start] + "0" * (end - start) + text[end:],
-                lambda: text.replace("-", letter),
-            )
-        )()
+        edits: list[Callable[[], str]] = [
+            lambda: text[:start] + letter + text[start + 1 :],
+            lambda: text[:start] + letter + text[start + 1 :],
+            lambda: text[:start] + letter + text[start:],
+            lambda: text[:start] + text[start + 1 :],
+            lambda: text[:start] + text[end:],
+            lambda: text[:end] + text[start:],
+            lambda: text[:start],
+            lambda: text[start:],
+            lambda: text[:start] + text[start:end].swapcase() + text[end:],
+            lambda: text[:start] + self.random.choice(FRAGMENTS) + text[start:],
+            lambda: letter + text,
+            lambda: text + letter,
+            lambda: text + "," + text,
+            lambda: text[:start] + "0" * (end - start) + text[end:],
+            lambda: text.replace("-", letter),
+        ]
+        return self.random.choice(edits)()
 
     def hostile(self) -> Value:
         size = self.random.choice((0, 1, 15, 16, 17, 27, 29, 53, 55, 56, 300, 9000))

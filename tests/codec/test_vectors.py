@@ -27,14 +27,16 @@ FIELDS = {
     "ottrace": ("ot-tracer-traceid", "ot-tracer-spanid", "ot-tracer-sampled"),
     "grpc_bin": ("grpc-trace-bin",),
 }
-VECTORS = [pytest.param(name, vector, id=f"{name}: {vector['name']}") for name in FIELDS for vector in load(name)]
-each_vector = pytest.mark.parametrize(("name", "vector"), VECTORS)
-each_text_vector = pytest.mark.parametrize(
-    ("name", "vector"), [param for param in VECTORS if param.values[0] != "grpc_bin"]
-)
-each_written_vector = pytest.mark.parametrize(
-    ("name", "vector"), [param for param in VECTORS if "encode" in param.values[1]]
-)
+VECTORS = [(name, vector) for name in FIELDS for vector in load(name)]
+
+
+def each(vectors: list[tuple[str, dict[str, Any]]]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize(("name", "vector"), vectors, ids=[f"{n}: {vector['name']}" for n, vector in vectors])
+
+
+each_vector = each(VECTORS)
+each_text_vector = each([(name, vector) for name, vector in VECTORS if name != "grpc_bin"])
+each_written_vector = each([(name, vector) for name, vector in VECTORS if "encode" in vector])
 each_tracestate = pytest.mark.parametrize("vector", load("tracestate"), ids=lambda vector: vector["name"])
 each_baggage = pytest.mark.parametrize("vector", load("baggage"), ids=lambda vector: vector["name"])
 
