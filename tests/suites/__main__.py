@@ -48,15 +48,10 @@ def source(name: str) -> Path:
 
 
 def helpers() -> Path:
-    folder = CACHE / f"{TEST_HELPERS}-{version('opentelemetry-semantic-conventions')}"
+    release = version("opentelemetry-semantic-conventions")
+    folder = CACHE / f"{TEST_HELPERS}-{release}"
     if not folder.exists():
-        pip(
-            "install",
-            "--no-deps",
-            "--target",
-            str(folder),
-            folder.name.replace(f"{TEST_HELPERS}-", f"{TEST_HELPERS}=="),
-        )
+        pip("install", "--no-deps", "--target", str(folder), f"{TEST_HELPERS}=={release}")
     return folder
 
 
