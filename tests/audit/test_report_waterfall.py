@@ -45,6 +45,15 @@ def test_torn_off_trace_hangs_where_it_should() -> None:
     assert (chain["start_unix_nano"], chain["duration_ns"]) == ("0", 9 * SECOND)
 
 
+def test_chain_torn_twice_is_shown_from_its_beginning() -> None:
+    spans = table((7, 1, 0, 0, 9, "order"), (8, 2, 0, 3, 6, "mail"), (9, 3, 0, 4, 5, "smtp"))
+    first, second = place(8, 2) | {"near": place(7, 1)}, place(9, 3) | {"near": place(8, 2)}
+    (chain,) = waterfalls(
+        spans, {"findings": [finding("handoff_lost", second, count=2), finding("not_propagated", first)]}
+    )
+    assert outline(chain) == ["order", "  mail!", "    smtp!"]
+
+
 def test_other_traces_are_left_alone() -> None:
     spans = table((7, 1, 0, 0, 9, "order"), (8, 1, 0, 0, 9, "another"))
     (chain,) = waterfalls(spans, {"findings": [finding("not_exported", place(7, 1))]})

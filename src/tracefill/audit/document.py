@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timezone
+from shlex import quote
 from typing import Any
 
 Document = dict[str, Any]
 Finding = dict[str, Any]
 Edge = dict[str, Any]
 
-SCHEMA = "tracefill.audit/1"
-
-DAMAGED_NAMED = 5
+DAMAGED_NAMED, HINTS = 5, 5
 
 MEANING = {
     "not_propagated": "the caller did not send its context",
@@ -88,7 +87,8 @@ def remarks(document: Document) -> list[str]:
     first, last = clock_time(window["start_unix_nano"]), clock_time(window["end_unix_nano"])
     seconds = f"{window['edge_seconds']:g} s"
     said = [
-        (1, f"{counted(read['spans'], 'span')} from {first} to {last} UTC"),
+        (read["spans"], f"{counted(read['spans'], 'span')} from {first} to {last} UTC"),
+        (not read["spans"], "no spans"),
         (chains["torn_off"], f"{counted(chains['torn_off'], 'trace')} torn off from the rest of a chain"),
         (chains["begun_outside"], f"{counted(chains['begun_outside'], 'chain')} begun by callers outside of the data"),
         (
@@ -116,9 +116,13 @@ def counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
-def doubtful_entries(findings: Iterable[Finding]) -> list[str]:
+def doubtful_entries(document: Document) -> list[str]:
     """Hints: operations whose lost callers may be strangers, and the option that says so."""
-    return []
+    return [
+        f"{counted(entry['count'], 'caller')} of {entry['operation']} ({entry['service']}) left no other trace. "
+        f"If they are strangers, say so: --outside {quote(entry['outside'])}"
+        for entry in document.get("doubtful_entries", ())[:HINTS]
+    ]
 
 
 def clock_time(unix_nano: str | int, pattern: str = "%Y-%m-%d %H:%M:%S") -> str:

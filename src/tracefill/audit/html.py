@@ -134,9 +134,9 @@ def _bar(bucket: dict[str, Any], x: float, width: float, lost: float) -> Markup:
 def _findings(document: Document) -> Markup:
     findings = worst_first(document["findings"])
     if not findings:
-        return element("p", "Nothing: every chain is whole.")
+        return element("p", "Nothing: every chain is whole.") if document["chains"]["total"] else Markup()
     rows = [_finding(finding) for finding in findings]
-    hints = [element("p", hint) for hint in doubtful_entries(findings)]
+    hints = [element("p", hint) for hint in doubtful_entries(document)]
     heads = ("count", "cause", "where", "what was seen", "cure")
     return join([element("div", _table(heads, rows, class_="findings"), class_="card"), *hints])
 
@@ -206,9 +206,16 @@ def _parts(document: Document) -> Markup:
 
 
 def _waterfalls(document: Document) -> Markup:
+    """The worst chain is open, the others open when they are asked for."""
     return join(
-        element("details", element("summary", _waterfall_title(chain)), _waterfall(chain), class_="card", open="")
-        for chain in document.get("waterfalls", ())
+        element(
+            "details",
+            element("summary", _waterfall_title(chain)),
+            _waterfall(chain),
+            class_="card",
+            open=None if number else "",
+        )
+        for number, chain in enumerate(document.get("waterfalls", ()))
     )
 
 

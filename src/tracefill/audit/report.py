@@ -102,11 +102,12 @@ def print_title(console: Console, title: str) -> None:
 
 def _print_findings(document: Document, console: Console) -> None:
     findings = worst_first(document["findings"])
-    print_title(console, "What breaks, worst first" if findings else "Nothing breaks.")
+    if document["chains"]["total"]:
+        print_title(console, "What breaks, worst first" if findings else "Nothing breaks.")
     for finding in findings:
         console.print()
         _print_finding(finding, console)
-    for hint in doubtful_entries(findings):
+    for hint in doubtful_entries(document):
         console.print()
         console.print(_text(hint))
 

@@ -20,7 +20,7 @@ from tracefill.audit.markup import Markup, element
 SERVICES_SHOWN = 40
 COLUMN, ROW, LANE = 260.0, 56.0, 22.0
 BOX_WIDTH, BOX_HEIGHT = 156.0, 34.0
-MARGIN = 14.0
+MARGIN, NOTE_HEIGHT = 14.0, 12.0
 NAME_LENGTH = 19
 LABEL_WIDTH, LABEL_HEIGHT = 48.0, 15.0
 SWEEPS = 8
@@ -179,7 +179,7 @@ def _drawing(
     heights: dict[Place, float], ways: dict[Pair, list[Place]], links: list[Link], torn: Counter[str]
 ) -> Markup:
     width = max(place.rank for place in heights) * COLUMN + BOX_WIDTH + 2 * MARGIN
-    height = max(heights.values()) + BOX_HEIGHT + 2 * MARGIN
+    height = max(heights.values()) + BOX_HEIGHT + NOTE_HEIGHT + 2 * MARGIN
     labels: list[Point] = []
     calls = {(link.source, link.target) for link in links}
     whole_first = sorted(links, key=lambda link: link.kept < link.total)  # what breaks is drawn on top

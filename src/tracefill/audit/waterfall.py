@@ -28,7 +28,7 @@ def waterfalls(spans: Spans, document: Document) -> list[dict[str, Any]]:
     drawn: list[dict[str, Any]] = []
     seen: set[str] = set()
     for finding in findings:
-        traces = _traces(finding)
+        traces = _traces(finding, near)
         if len(drawn) < CHAINS and not seen & traces:
             seen |= traces
             drawn.append(_waterfall(finding, _rows_of(spans, traces), broken, near))
@@ -52,9 +52,12 @@ def _key(example: dict[str, Any]) -> Key:
     return example["trace_id"], example["span_id"]
 
 
-def _traces(finding: Finding) -> set[str]:
-    example = finding["examples"][0]
-    return {side["trace_id"] for side in (example, example.get("near")) if side}
+def _traces(finding: Finding, near: dict[Key, Key]) -> set[str]:
+    """The trace of the first example and those that it was torn off from, up to where the chain began."""
+    traces = {finding["examples"][0]["trace_id"]}
+    while above := {to[0] for far, to in near.items() if far[0] in traces} - traces:
+        traces |= above
+    return traces
 
 
 def _rows_of(spans: Spans, traces: set[str]) -> list[dict[str, Any]]:
