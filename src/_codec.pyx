@@ -13,7 +13,7 @@ cimport cython
 from cpython.bytearray cimport PyByteArray_Check
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.dict cimport PyDict_CheckExact, PyDict_Next, PyDict_SetItem, PyDict_Size
-from cpython.list cimport PyList_Check, PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.list cimport PyList_Check
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_Check, PyTuple_GET_ITEM, PyTuple_GET_SIZE
@@ -39,6 +39,11 @@ cdef extern from "_cpython.h":
     int tf_read128(PyObject* number, uint64_t* high, uint64_t* low)
     PyObject* tf_dict_get(PyObject* d, PyObject* key)
     int tf_only_ours(PyObject* o, Py_ssize_t known)
+    Py_ssize_t tf_size(PyObject* items)
+    PyObject* tf_item(PyObject* items, Py_ssize_t i)
+    const char* tf_ascii(PyObject* text, Py_ssize_t* length)
+    int tf_lowest_bit(unsigned bits)
+    unsigned tf_name_length(PyObject* name)
     object tf_new(object type, object no_arguments)
     PyObject* tf_kept_alloc(PyTypeObject* type, Py_ssize_t items)
     void tf_kept_free(void* block)
@@ -58,12 +63,14 @@ cdef extern from "Python.h":
     void* PyUnicode_DATA(object text)
     int PyUnicode_IS_COMPACT_ASCII(object text)
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
+    Py_ssize_t PyDict_GET_SIZE(PyObject* d)
     int PyDict_Update(PyObject* a, PyObject* b) except -1
     int PyContextVar_Get(PyObject* var, PyObject* default, PyObject** value) except -1
     object PyContextVar_Set(object var, object value)
     int PyContextVar_Reset(object var, object token)
     void PyErr_Clear()
     PyTypeObject* Py_TYPE(object o)
+    PyObject* Py_None
     int PyUnicode_CheckExact(object o)
     void PyTuple_SET_ITEM(PyObject* t, Py_ssize_t i, PyObject* o)
 
@@ -88,6 +95,7 @@ cdef tuple DECISIONS = ("defer", "deny", "accept", "debug")
 
 # Why a header is not valid. The order is that of REASONS below; the counters are indexed by it.
 cdef enum Reason:
+    FAILED = -1      # an exception of Python's own is set; never a verdict on a header
     VALID = 0
     ABSENT
     NOT_TEXT
@@ -153,6 +161,7 @@ cdef struct Position:
     uint8_t decision
     uint8_t has_parent
     uint8_t bare         # the ids were made up: see _RemoteSpan
+    uint8_t format       # where it was found, set by Propagator.find
 
 cdef struct Text:
     const char* at
@@ -170,7 +179,7 @@ cdef inline Text trimmed(const char* at, Py_ssize_t length) noexcept nogil:
         length -= 1
     return Text(at, length)
 
-cdef inline Reason text_of(object value, Text* text) except *:
+cdef inline Reason text_of(object value, Text* text) noexcept:
     """The characters of a str or bytes, borrowed for as long as the value lives."""
     if PyUnicode_Check(value):
         if not PyUnicode_IS_COMPACT_ASCII(value):
@@ -618,7 +627,7 @@ cdef Reader READERS[<int>FORMATS]
 READERS[:] = [read_tracecontext, read_b3, read_b3multi, read_jaeger, read_xray, read_datadog, read_ottrace, read_grpc_bin]
 
 cdef inline Reason read_position(int format, const Text* texts, Position* to) noexcept nogil:
-    to[0] = Position(0, 0, 0, 0, 0, DEFER, 0, 0)
+    to[0] = Position(0, 0, 0, 0, 0, DEFER, 0, 0, 0)
     return READERS[format](texts, to)
 
 
@@ -1067,7 +1076,7 @@ def counters():
 # OTEL_PYTHON_CONTEXT=tracefill. Until then `met` is False and nothing here may be touched.
 cdef bint met = False
 cdef object Context, SpanContext, NonRecordingSpan, INVALID_SPAN, DEFAULT_TRACE_STATE, stock_getter, stock_setter
-cdef object SpanType, context_module, propagate_module = None
+cdef object SpanType, context_module, context_names, propagate_module = None, propagate_names = None
 cdef object span_key, baggage_key
 cdef PyTypeObject* span_context_type
 cdef PyTypeObject* stock_runtime_type
@@ -1083,7 +1092,7 @@ cdef object debug_key = DEBUG_KEY
 
 cdef int meet() except -1:
     global met, Context, SpanContext, NonRecordingSpan, INVALID_SPAN, DEFAULT_TRACE_STATE, stock_getter, stock_setter
-    global SpanType, context_module, span_key, baggage_key, span_context_type, span_context_is_six
+    global SpanType, context_module, context_names, span_key, baggage_key, span_context_type, span_context_is_six
     global stock_runtime_type, TraceState, RemoteSpan, empty_context
     import opentelemetry.baggage
     import opentelemetry.context
@@ -1093,6 +1102,7 @@ cdef int meet() except -1:
     from opentelemetry.trace.span import DEFAULT_TRACE_STATE as stock_default, TraceState as StockTraceState
 
     context_module = opentelemetry.context
+    context_names = vars(context_module)
     Context = opentelemetry.context.Context
     SpanContext = opentelemetry.trace.SpanContext
     NonRecordingSpan = opentelemetry.trace.NonRecordingSpan
@@ -1270,7 +1280,7 @@ cdef inline bint is_free(const Slot* slot) noexcept:
         slot.context != NULL
         and tf_only_ours(slot.context, 1)
         and tf_only_ours(slot.span, 2)
-        and PyDict_Size(<object>slot.context) == 1
+        and PyDict_GET_SIZE(slot.context) == 1
         and not (<_RemoteSpan>slot.span).touched
     )
 
@@ -1315,7 +1325,7 @@ cdef object runtime_seen = None, variable_seen = None
 cdef inline object current():
     """OpenTelemetry's current Context."""
     cdef PyObject* value
-    runtime = context_module._RUNTIME_CONTEXT
+    runtime = value_in(context_names, "_RUNTIME_CONTEXT")
     if runtime is runtime_seen:
         PyContextVar_Get(<PyObject*>variable_seen, NULL, &value)
         context = <object>value
@@ -1360,7 +1370,7 @@ cdef object position_in(object context, Position* to, bint want_debug):
     """Where the context stands: the numbers into `to` (zeros when there is no span), the tracestate text returned."""
     cdef uint64_t high, low
     cdef object debug
-    to[0] = Position(0, 0, 0, 0, 0, DEFER, 0, 0)
+    to[0] = Position(0, 0, 0, 0, 0, DEFER, 0, 0, 0)
     span = value_in(context, span_key)
     if span is None:
         return None
@@ -1386,23 +1396,27 @@ cdef inline object position_of_remote(_RemoteSpan span, Position* to):
     to.bare = span.bare
     return span.trace_state
 
-cdef object position_of_span_context(object held, Position* to):
+cdef inline bint read_numbers(PyObject* trace_id, PyObject* span_id, PyObject* flags, Position* to) noexcept:
     cdef uint64_t high = 0, low = 0
-    if <PyObject*>Py_TYPE(held) == <PyObject*>SpanContext and span_context_is_six:
-        trace_id, span_id, _, flags, state, _ = <tuple>held
-    else:
-        trace_id, span_id, flags, state = held.trace_id, held.span_id, held.trace_flags, held.trace_state
-    if (
-        not tf_read128(<PyObject*>trace_id, &to.trace_high, &to.trace_low)
-        or not tf_read128(<PyObject*>span_id, &high, &to.span)
-        or high
-    ):
-        to[0] = Position(0, 0, 0, 0, 0, DEFER, 0, 0)
-        return None
-    tf_read128(<PyObject*>flags, &high, &low)
+    if not tf_read128(trace_id, &to.trace_high, &to.trace_low) or not tf_read128(span_id, &high, &to.span) or high:
+        to[0] = Position(0, 0, 0, 0, 0, DEFER, 0, 0, 0)
+        return False
+    tf_read128(flags, &high, &low)
     to.flags = <uint8_t>low
     to.decision = ACCEPT if low & 1 else DENY
-    if state is DEFAULT_TRACE_STATE or state is None:
+    return True
+
+cdef object position_of_span_context(object held, Position* to):
+    cdef bint read
+    if <PyObject*>Py_TYPE(held) == <PyObject*>SpanContext and span_context_is_six:
+        read = read_numbers(PyTuple_GET_ITEM(held, 0), PyTuple_GET_ITEM(held, 1), PyTuple_GET_ITEM(held, 3), to)
+        if PyTuple_GET_ITEM(held, 4) == <PyObject*>DEFAULT_TRACE_STATE:
+            return None
+        state = <object>PyTuple_GET_ITEM(held, 4)
+    else:
+        trace_id, span_id, flags, state = held.trace_id, held.span_id, held.trace_flags, held.trace_state
+        read = read_numbers(<PyObject*>trace_id, <PyObject*>span_id, <PyObject*>flags, to)
+    if not read or state is None:
         return None
     if type(state) is TraceState:
         return (<_TraceState>state).text or None
@@ -1554,12 +1568,6 @@ cdef class Snapshot:
             self.rest.request_id = request_id
             self.rest.tags = dict(tags) if tags else None
             self.rest.baggage = dict(baggage) if baggage else None
-
-    def __dealloc__(self):
-        if self.pool and not self.status & RELEASED:
-            given_back(self.pool)
-            if debugging:
-                places.pop(<size_t><PyObject*>self, None)
 
     @property
     def trace_id(self):
@@ -1752,7 +1760,7 @@ cdef int look(Snapshot self) except -1:
 
 cdef object position_of(Snapshot self, Position* to):
     usable(self)
-    to[0] = Position(self.trace_high, self.trace_low, self.span, 0, self.flags_, self.decision_, 0, self.bare)
+    to[0] = Position(self.trace_high, self.trace_low, self.span, 0, self.flags_, self.decision_, 0, self.bare, 0)
     if self.rest is None:
         return None
     to.parent = self.rest.parent
@@ -1845,7 +1853,7 @@ cdef object _from_members(dict members):
         log_ignored("json", "t and s, p, c are not of their forms")
         return None
     w, r, g, b = (members.get(key) for key in "wrgb")
-    position = Position(0, 0, 0, 0, 0, B3_STATES.index(c), 0, 0)
+    position = Position(0, 0, 0, 0, 0, B3_STATES.index(c), 0, 0, 0)
     for i, value in enumerate((t, s, p)):
         if text_of(value, &texts[i]) == NOT_TEXT:
             log_ignored("json", "an id is not ASCII")
@@ -1874,10 +1882,30 @@ cdef object _from_members(dict members):
         made.rest.baggage = {str(k): str(v) for k, v in b.items()} if isinstance(b, dict) else None
     return made
 
-if not TF_FREE_THREADED:
+# A Snapshot that is dropped returns by itself: its memory passes here when the last reference has gone. (A __dealloc__ would
+# do, but Cython saves and restores the exception state around one: a third of the price of a decode.)
+cdef Py_ssize_t status_offset, pool_offset
+
+cdef void snapshot_free(void* block) noexcept:
+    cdef int pool = (<uint16_t*>(<char*>block + pool_offset))[0]
+    if pool and not (<uint8_t*>(<char*>block + status_offset))[0] & RELEASED:
+        given_back(pool)
+        if debugging:
+            places.pop(<size_t>block, None)
+    tf_kept_free(block)
+
+cdef int use_own_memory() except -1:
+    global status_offset, pool_offset
+    cdef Snapshot probe = Snapshot()
+    status_offset = <char*>&probe.status - <char*><void*>probe
+    pool_offset = <char*>&probe.pool - <char*><void*>probe
+    del probe
     (<PyTypeObject*>Snapshot).tp_alloc = tf_kept_alloc
-    (<PyTypeObject*>Snapshot).tp_free = tf_kept_free
+    (<PyTypeObject*>Snapshot).tp_free = snapshot_free
     tf_kept_grow(256)    # for those that decode makes, which belong to no pool
+    return 0
+
+use_own_memory()
 
 cdef SnapshotPool default_pool = SnapshotPool(1024)
 
@@ -1901,7 +1929,7 @@ def in_forked_child():
 
 # ---------------------------------------------------------------------------------------- the formats' Python functions
 
-cdef Reason read_values(int format, tuple values, Position* to) except *:
+cdef Reason read_values(int format, tuple values, Position* to) except FAILED:
     cdef Text texts[MOST_FIELDS]
     cdef Py_ssize_t given = PyTuple_GET_SIZE(values), i
     cdef Reason reason
@@ -1915,7 +1943,7 @@ cdef Reason read_values(int format, tuple values, Position* to) except *:
             return ABSENT
     return read_position(format, texts, to)
 
-cdef Reason read_binary(object value, Position* to) except *:
+cdef Reason read_binary(object value, Position* to) except FAILED:
     cdef Text text
     if value is None:
         return ABSENT
@@ -1957,7 +1985,7 @@ def decode_tracecontext(traceparent=None, tracestate=None):
     cdef Text text
     cdef Reason reason = text_of(traceparent, &text)
     if reason == VALID:
-        position = Position(0, 0, 0, 0, 0, DEFER, 0, 0)
+        position = Position(0, 0, 0, 0, 0, DEFER, 0, 0, 0)
         reason = read_traceparent(text, &position)
         if reason == VALID:
             extracted[<int>F_TRACECONTEXT] += 1
@@ -2021,7 +2049,9 @@ cdef tuple HEADER_NAMES = tuple([name for fields in FORMAT_FIELDS.values() for n
 cdef tuple ENVIRON_NAMES = tuple(["HTTP_" + name.upper().replace("-", "_") for name in HEADER_NAMES])
 cdef const char* HEADER_TEXT[<int>HEADERS]
 cdef int HEADER_LENGTH[<int>HEADERS]
-cdef uint32_t OF_LENGTH[32]      # bits: the headers whose names are so long
+cdef enum:
+    MOST_NAME = 32
+cdef uint32_t OF_LENGTH[MOST_NAME]      # bits: the headers whose names are so long; none of them is of length 0
 
 cdef void fill_headers():
     cdef int h
@@ -2035,40 +2065,23 @@ fill_headers()
 
 cdef inline int header_of(PyObject* name, uint32_t wanted) noexcept:
     """Which of the wanted headers this name is, in any case; -1 when none."""
-    cdef const char* at
     cdef Py_ssize_t length
+    cdef const char* at = tf_ascii(name, &length)
     cdef uint32_t candidates
     cdef int h
-    if PyUnicode_Check(<object>name):
-        if not PyUnicode_IS_COMPACT_ASCII(<object>name):
-            return -1
-        at = <const char*>PyUnicode_DATA(<object>name)
-        length = PyUnicode_GET_LENGTH(<object>name)
-    elif PyBytes_Check(<object>name):
-        at = PyBytes_AS_STRING(<object>name)
-        length = PyBytes_GET_SIZE(<object>name)
-    else:
-        return -1
-    if length >= 32:
+    if at == NULL or length >= MOST_NAME:
         return -1
     candidates = OF_LENGTH[length] & wanted
     while candidates:
-        h = lowest_bit(candidates)
+        h = tf_lowest_bit(candidates)
         if (at[0] | 32) == HEADER_TEXT[h][0] and same_in_any_case(at, HEADER_TEXT[h], length):
             return h
         candidates &= candidates - 1
     return -1
 
-cdef inline int lowest_bit(uint32_t bits) noexcept nogil:
-    cdef int i = 0
-    while not bits & 1:
-        bits >>= 1
-        i += 1
-    return i
-
 cdef inline void saw(Carrier* c, PyObject* name, PyObject* value, uint32_t wanted) noexcept:
     cdef int h = header_of(name, wanted)
-    if h < 0 or <object>value is None:
+    if h < 0 or value == Py_None:
         return
     if not c.found >> h & 1:
         c.found |= 1u << h
@@ -2078,20 +2091,13 @@ cdef inline void saw(Carrier* c, PyObject* name, PyObject* value, uint32_t wante
     else:
         c.repeated |= 1u << h
 
-cdef bint pair_at(PyObject* items, Py_ssize_t i, PyObject** name, PyObject** value) noexcept:
-    cdef PyObject* pair = PyList_GET_ITEM(<object>items, i) if PyList_Check(<object>items) else PyTuple_GET_ITEM(<object>items, i)
-    if PyTuple_Check(<object>pair) and PyTuple_GET_SIZE(<object>pair) >= 2:
-        name[0] = PyTuple_GET_ITEM(<object>pair, 0)
-        value[0] = PyTuple_GET_ITEM(<object>pair, 1)
-        return True
-    if PyList_Check(<object>pair) and PyList_GET_SIZE(<object>pair) >= 2:
-        name[0] = PyList_GET_ITEM(<object>pair, 0)
-        value[0] = PyList_GET_ITEM(<object>pair, 1)
-        return True
-    return False
-
-cdef inline Py_ssize_t size_of(PyObject* items) noexcept:
-    return PyList_GET_SIZE(<object>items) if PyList_Check(<object>items) else PyTuple_GET_SIZE(<object>items)
+cdef inline bint pair_at(PyObject* items, Py_ssize_t i, PyObject** name, PyObject** value) noexcept:
+    cdef PyObject* pair = tf_item(items, i)
+    if tf_size(pair) < 2:
+        return False
+    name[0] = tf_item(pair, 0)
+    value[0] = tf_item(pair, 1)
+    return True
 
 cdef void scan(Carrier* c, uint32_t wanted) noexcept:
     """One pass over a carrier that has no look-up by name."""
@@ -2101,10 +2107,12 @@ cdef void scan(Carrier* c, uint32_t wanted) noexcept:
     c.found = c.repeated = 0
     if c.shape == FOLDED_DICT:
         while PyDict_Next(<object>c.held, &at, &name, &value):
-            saw(c, name, value, wanted)
+            if OF_LENGTH[tf_name_length(name)] & wanted:
+                saw(c, name, value, wanted)
         return
-    for i in range(size_of(c.held)):
-        if pair_at(c.held, i, &name, &value):
+    for i in range(tf_size(c.held)):
+        # Nearly every name is of a length that no wanted header has: the loop is made for those.
+        if pair_at(c.held, i, &name, &value) and OF_LENGTH[tf_name_length(name)] & wanted:
             saw(c, name, value, wanted)
 
 cdef list every_line(Carrier* c, int h):
@@ -2118,7 +2126,7 @@ cdef list every_line(Carrier* c, int h):
             if header_of(name, 1u << h) >= 0:
                 lines.append(<object>value)
         return lines
-    for i in range(size_of(c.held)):
+    for i in range(tf_size(c.held)):
         if pair_at(c.held, i, &name, &value) and header_of(name, 1u << h) >= 0:
             lines.append(<object>value)
     return lines
@@ -2172,14 +2180,22 @@ cdef dict KNOWN_GETTERS = {
     "opentelemetry.instrumentation.aiokafka.utils.AIOKafkaContextGetter": MESSAGE_PAIRS,
 }
 cdef dict shapes_seen = {}
+cdef PyObject* getter_type_seen = NULL
+cdef int getter_shape_seen = GETTER
 
 cdef int shape_behind(object getter) except -1:
     """The shape that a getter stands for; GETTER when it has to be asked."""
+    global getter_type_seen, getter_shape_seen
+    if <PyObject*>Py_TYPE(getter) == getter_type_seen:
+        return getter_shape_seen
     kind = type(getter)
     shape = shapes_seen.get(kind)
     if shape is None:
         shape = KNOWN_GETTERS.get(f"{kind.__module__}.{kind.__qualname__}", GETTER)
         shapes_seen[kind] = shape
+    # shapes_seen keeps the type alive.
+    if not TF_FREE_THREADED:
+        getter_type_seen, getter_shape_seen = <PyObject*>kind, shape
     return shape
 
 cdef object through_getter(Carrier* c, object carrier, object getter, uint32_t wanted):
@@ -2243,7 +2259,7 @@ cdef object by_itself(Carrier* c, object carrier, uint32_t wanted):
         carrier = tuple(carrier)
     # Text names over bytes are the headers of a message (Kafka); everything else is HTTP or gRPC.
     message = (
-        size_of(<PyObject*>carrier) > 0
+        tf_size(<PyObject*>carrier) > 0
         and pair_at(<PyObject*>carrier, 0, &name, &value)
         and PyUnicode_Check(<object>name)
         and (PyBytes_Check(<object>value) or <object>value is None)
@@ -2254,18 +2270,55 @@ cdef object by_itself(Carrier* c, object carrier, uint32_t wanted):
 
 # --------------------------------------------------------------------------------------------------------- propagators
 
-cdef Reason read_carrier(Carrier* c, int format, Position* to, PyObject** first) except *:
-    """One format out of a carrier. `first` borrows the value of its first header, for as long as the carrier lives."""
+# Bits: without one of these headers a format is absent, and its other headers need not be looked up.
+cdef uint32_t LEADING[<int>FORMATS]
+LEADING[:] = [
+    1u << <int>H_TRACEPARENT, 1u << <int>H_B3, 1u << <int>H_B3_TRACE | 1u << <int>H_B3_SPAN | 1u << <int>H_B3_SAMPLED | 1u << <int>H_B3_FLAGS,
+    1u << <int>H_JAEGER, 1u << <int>H_XRAY, 1u << <int>H_DATADOG_TRACE, 1u << <int>H_OT_TRACE, 1u << <int>H_GRPC,
+]
+
+cdef Reason read_carrier(Carrier* c, int format, Position* to) except FAILED:
+    """One format out of a carrier."""
     cdef Text text
     cdef Reason reason
-    cdef int i
+    if c.shape in (FOLDED_DICT, HTTP_PAIRS, MESSAGE_PAIRS) and not c.found & LEADING[format]:
+        return ABSENT
     if COUNT[format] > 2:
-        return read_values(format, tuple([fetch(c, FIRST[format] + i) for i in range(COUNT[format])]), to)
+        return read_several(c, format, to)
     value = fetch(c, FIRST[format])
     if format == F_GRPC_BIN:
         return read_binary(value, to)
     reason = text_of(value, &text)
     return read_position(format, &text, to) if reason == VALID else reason
+
+cdef Reason read_several(Carrier* c, int format, Position* to) except FAILED:
+    """A format of several headers, whose texts are borrowed from values that are held meanwhile."""
+    cdef Text texts[MOST_FIELDS]
+    cdef PyObject* held[MOST_FIELDS]
+    cdef Reason reason = VALID
+    cdef int i, used = 0
+    cdef bint leading = False
+    for i in range(COUNT[format]):
+        value = fetch(c, FIRST[format] + i)
+        Py_INCREF(value)
+        held[i] = <PyObject*>value
+        used = i + 1
+        if text_of(value, &texts[i]) == NOT_TEXT:
+            reason = NOT_TEXT
+            break
+        if texts[i].at != NULL and LEADING[format] >> (FIRST[format] + i) & 1:
+            leading = True
+        if not leading and i == 0 and format != F_B3MULTI:
+            break
+    if reason == VALID:
+        reason = read_position(format, texts, to) if leading else ABSENT
+    for i in range(used):
+        Py_DECREF(<object>held[i])
+    return reason
+
+cdef inline object empty_one():
+    """Contexts are immutable, hence one for all (unless somebody has found a way to put something into it)."""
+    return empty_context if not PyDict_GET_SIZE(<PyObject*>empty_context) else tf_new(Context, empty_tuple)
 
 cdef class Propagator:
     """The formats it reads, in order, and those it writes; the parent of every class in propagators.py."""
@@ -2273,6 +2326,8 @@ cdef class Propagator:
     cdef int reads[<int>FORMATS]
     cdef int writes[<int>FORMATS]
     cdef bint baggage, defer_accepts
+    cdef bint lone           # reads tracecontext and nothing else
+    cdef bint sticky         # writes a format that knows of debug
     cdef uint32_t wanted
 
     def __init__(self, extract=(), inject=(), baggage=False, defer="accept"):
@@ -2281,6 +2336,7 @@ cdef class Propagator:
             raise ValueError(f"defer: expected 'accept' or 'deny' (what nobody decided is taken for), got {defer!r}")
         self.readers = self.writers = 0
         self.wanted = 0
+        self.sticky = False
         for names, reading in ((extract, True), (inject, False)):
             for name in (names,) if isinstance(names, str) else names:
                 if name not in FORMAT_FIELDS:
@@ -2294,50 +2350,63 @@ cdef class Propagator:
                 else:
                     self.writes[self.writers] = f
                     self.writers += 1
+                    self.sticky = self.sticky or f != F_TRACECONTEXT
         self.baggage = baggage
         self.defer_accepts = defer == "accept"
         if baggage:
             self.wanted |= 1u << <int>H_BAGGAGE
+        self.lone = self.readers == 1 and self.reads[0] == F_TRACECONTEXT and not baggage
 
     def extract(self, carrier, context=None, getter=None):
+        global missing
         cdef Carrier c
         ready()
         if (getter is None or getter is stock_getter) and PyDict_CheckExact(carrier):
+            if self.lone and value_in(carrier, "traceparent") is None:
+                # The commonest case of all, and the one whose price nobody wants to see.
+                missing += 1
+                return empty_one() if context is None else context
             c.shape = EXACT_DICT
             c.held = <PyObject*>carrier
-            if self.readers > 1 and value_in(carrier, "traceparent") is None:
-                c.shape = FOLDED_DICT
-                if TF_FREE_THREADED:
-                    carrier = dict(carrier)
-                    c.held = <PyObject*>carrier
-                scan(&c, self.wanted)
             return self.extract_from(&c, context)
         held = through_getter(&c, carrier, stock_getter if getter is None else getter, self.wanted)
         found = self.extract_from(&c, context)
         del held
         return found
 
+    cdef bint find(self, Carrier* c, Position* position) except -1:
+        """The first valid format, in order."""
+        cdef Reason reason
+        cdef int i, format
+        for i in range(self.readers):
+            format = self.reads[i]
+            reason = read_carrier(c, format, position)
+            if reason == VALID:
+                extracted[format] += 1
+                position.format = format
+                return True
+            if reason != ABSENT:
+                ignore(format, reason)
+        return False
+
     cdef object extract_from(self, Carrier* c, object context):
         global missing
         cdef Position position
-        cdef Reason reason
-        cdef int i, format
-        cdef bint found = False
-        cdef PyObject* first
-        trace_state = None
-        for i in range(self.readers):
-            format = self.reads[i]
-            reason = read_carrier(c, format, &position, &first)
-            if reason == VALID:
-                found = True
-                extracted[format] += 1
-                if format == F_TRACECONTEXT:
-                    value = fetch(c, H_TRACESTATE)
-                    if value is not None:
-                        trace_state = tracestate_text(value)
-                break
-            if reason != ABSENT:
-                ignore(format, reason)
+        cdef bint found
+        trace_state = copy = None
+        found = self.find(c, &position)
+        if not found and c.shape == EXACT_DICT and not self.lone and PyDict_GET_SIZE(c.held):
+            # No header of a name as we write it: perhaps of another spelling.
+            if TF_FREE_THREADED:
+                copy = dict(<dict>c.held)
+                c.held = <PyObject*>copy
+            c.shape = FOLDED_DICT
+            scan(c, self.wanted)
+            found = c.found != 0 and self.find(c, &position)
+        if found and position.format == F_TRACECONTEXT:
+            value = fetch(c, H_TRACESTATE)
+            if value is not None:
+                trace_state = tracestate_text(value)
         members = None
         if self.baggage:
             value = fetch(c, H_BAGGAGE)
@@ -2355,10 +2424,7 @@ cdef class Propagator:
             return context_with(context, None, members, None)
         if context is not None:
             return context
-        if not self.readers:
-            return current()
-        # Immutable, hence one for all.
-        return empty_context if not PyDict_Size(empty_context) else tf_new(Context, empty_tuple)
+        return empty_one() if self.readers else current()
 
     cdef object found_in(self, Position* position, object trace_state, object members, object context):
         cdef bint bare = position.span == 0
@@ -2391,7 +2457,7 @@ cdef class Propagator:
         cdef Position position, asked
         cdef int i, j, format
         cdef object trace_state, name
-        trace_state = position_in(context, &position, True) if self.writers else None
+        trace_state = position_in(context, &position, self.sticky) if self.writers else None
         for i in range(self.writers):
             format = self.writes[i]
             if format == F_TRACECONTEXT:
@@ -2438,6 +2504,7 @@ cdef inline int put(object carrier, object setter, bint plain, object name, obje
 # What the public extract and inject go by: the formats of OpenTelemetry's global propagator when the user has chosen one,
 # else (stock's default pair, or ours) all of them. Looked up again whenever the global propagator is another object.
 cdef object global_seen = None, chosen = None
+cdef bint chosen_is_plain = False     # one of ours whose extract and inject nobody has overridden
 cdef Propagator default_propagator = None
 
 def set_default_propagator(Propagator propagator not None):
@@ -2445,13 +2512,12 @@ def set_default_propagator(Propagator propagator not None):
     default_propagator = propagator
 
 cdef inline object global_textmap():
-    try:
-        return propagate_module._HTTP_TEXT_FORMAT    # a module's attribute: a fifth of the price of the public call
-    except AttributeError:
-        return propagate_module.get_global_textmap()
+    # The module's variable: a tenth of the price of the public call, which is asked where there is no such variable.
+    propagator = value_in(propagate_names, "_HTTP_TEXT_FORMAT")
+    return propagate_module.get_global_textmap() if propagator is None else propagator
 
 cdef inline object choice():
-    global propagate_module
+    global propagate_module, propagate_names
     ready()
     if propagate_module is None:
         import opentelemetry.propagate
@@ -2459,11 +2525,12 @@ cdef inline object choice():
         if default_propagator is None:
             import tracefill.propagators  # noqa: F401
         propagate_module = opentelemetry.propagate
+        propagate_names = vars(propagate_module)
     propagator = global_textmap()
     return chosen if propagator is global_seen else choose(propagator)
 
 cdef object choose(object propagator):
-    global global_seen, chosen
+    global global_seen, chosen, chosen_is_plain
     parts = getattr(propagator, "_propagators", [propagator])
     kinds = {f"{type(part).__module__}.{type(part).__qualname__}" for part in parts}
     if len(parts) == 1 and isinstance(parts[0], Propagator):
@@ -2475,13 +2542,18 @@ cdef object choose(object propagator):
         chosen = default_propagator
     else:
         chosen = propagator
+    chosen_is_plain = (
+        isinstance(chosen, Propagator)
+        and type(chosen).extract is Propagator.extract
+        and type(chosen).inject is Propagator.inject
+    )
     global_seen = propagator
     return chosen
 
 def extract(carrier, context=None):
     cdef Carrier c
     propagator = choice()
-    if not isinstance(propagator, Propagator) or type(propagator).extract is not Propagator.extract:
+    if not chosen_is_plain:
         from tracefill.carriers import getter
 
         return propagator.extract(carrier, context, getter)
@@ -2494,7 +2566,7 @@ def inject(carrier, context=None):
     propagator = choice()
     if context is None:
         context = current()
-    if PyDict_CheckExact(carrier) and isinstance(propagator, Propagator) and type(propagator).inject is Propagator.inject:
+    if PyDict_CheckExact(carrier) and chosen_is_plain:
         if PyDict_Size(carrier):
             remove_other_cases(carrier, (<Propagator>propagator))
         (<Propagator>propagator).inject_into(carrier, context, None, True)
@@ -2542,7 +2614,7 @@ cdef class Scope:
         leave(self)
 
 cdef int open_scope(Scope self) except -1:
-    runtime = context_module._RUNTIME_CONTEXT
+    runtime = value_in(context_names, "_RUNTIME_CONTEXT")
     if runtime is not runtime_seen:
         current_of(runtime)
     if runtime is runtime_seen:

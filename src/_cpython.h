@@ -125,11 +125,47 @@ static inline int tf_only_ours(PyObject *object, Py_ssize_t known) {
     (void)object, (void)known;
     return 0;
 #else
-    PyObject **weak;
-    if (Py_REFCNT(object) != known) return 0;
-    if (!PyType_SUPPORTS_WEAKREFS(Py_TYPE(object))) return 1;
-    weak = PyObject_GET_WEAKREFS_LISTPTR(object);
-    return *weak == NULL;
+    const Py_ssize_t weak = Py_TYPE(object)->tp_weaklistoffset;
+    return Py_REFCNT(object) == known && (weak == 0 || *(PyObject **)((char *)object + weak) == NULL);
+#endif
+}
+
+/* Borrowed looks into a list or tuple, and at ASCII text (NULL when it is something else). */
+static inline Py_ssize_t tf_size(PyObject *items) {
+    return PyTuple_Check(items) || PyList_Check(items) ? Py_SIZE(items) : -1;
+}
+
+static inline PyObject *tf_item(PyObject *items, Py_ssize_t i) {
+    return PyTuple_Check(items) ? PyTuple_GET_ITEM(items, i) : PyList_GET_ITEM(items, i);
+}
+
+static inline const char *tf_ascii(PyObject *text, Py_ssize_t *length) {
+    if (PyBytes_Check(text)) {
+        *length = PyBytes_GET_SIZE(text);
+        return PyBytes_AS_STRING(text);
+    }
+    if (PyUnicode_Check(text) && PyUnicode_IS_COMPACT_ASCII(text)) {
+        *length = PyUnicode_GET_LENGTH(text);
+        return (const char *)PyUnicode_DATA(text);
+    }
+    return NULL;
+}
+
+/* The length of a header's name where it is ASCII text shorter than 32 characters, else 0. */
+static inline unsigned tf_name_length(PyObject *name) {
+    Py_ssize_t length = 0;
+    if (PyBytes_Check(name)) length = PyBytes_GET_SIZE(name);
+    else if (PyUnicode_Check(name) && PyUnicode_IS_COMPACT_ASCII(name)) length = PyUnicode_GET_LENGTH(name);
+    return length < 32 ? (unsigned)length : 0;
+}
+
+static inline int tf_lowest_bit(unsigned bits) {
+#if defined(__GNUC__)
+    return __builtin_ctz(bits);
+#else
+    int i = 0;
+    while (!(bits & 1)) bits >>= 1, i++;
+    return i;
 #endif
 }
 

@@ -45,8 +45,8 @@ example:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; raises SystemExit for a mistake on the command line.
 
-    >>> main(["demo", "--help"])  # doctest: +SKIP
-    usage: tracefill demo [-h] [--json] ...
+    >>> main(["audit"])  # and says on standard error that it misses a SOURCE
+    2
     """
     _print_whatever_strangers_sent()
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]

@@ -131,11 +131,10 @@ def _find(
     """All causes, in the order of the contract."""
     clocks = Clocks(forest)
     roots = entries.may_be_torn_off
-    yield from far_sides(forest, clocks, window, roots)
+    yield from far_sides(forest, atlas.targets, clocks, window, roots)
     yield from id_truncated(forest)
     yield from handoffs(forest, roots)
-    callers = atlas.sources(missing.child, np.full(len(missing), -1))
-    yield from find_missing(forest, missing, callers, window)
+    yield from find_missing(forest, atlas, missing, window)
     yield from duplicate_id(forest)
     yield from several_roots(forest, entries.roots, entries.outside)
     yield from cycle(forest)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import numpy as np
 
 from tracefill.audit.forest import Forest
@@ -15,7 +18,8 @@ OFFSET_AT_MOST_NS = 600_000_000_000
 SAMPLES = 200
 COMPARISONS = 2_000_000
 CLEARLY_BETTER = 0.05
-WORTH_A_LOOK = 0.9
+DELAYS_NS = (50_000_000, 500_000_000, 5_000_000_000)
+MOST = 0.6
 
 
 class Clocks:
@@ -31,8 +35,15 @@ class Clocks:
         self.offset = np.zeros(size, np.int64)
         self.island = np.arange(size)
         self._members: dict[int, list[int]] = {}
-        for caller, callee, difference in _busiest_first(forest):
+        self._between = _between(forest)
+        for caller, callee, difference in _pairs(forest, *self._between.calls, median=True):
             self.join(caller, callee, difference)
+
+    def join_by_messages(self, forest: Forest) -> None:
+        """Joins what no call has joined: a message may wait, but is never received before it is sent, so the least
+        delay between two processes is next to none. Far less exact than calls."""
+        for sender, receiver, difference in _pairs(forest, *self._between.messages, median=False):
+            self.join(sender, receiver, difference)
 
     def join(self, caller: int, callee: int, difference: int) -> None:
         """Both are one island from now on; `difference` is the callee's clock minus the caller's."""
@@ -55,37 +66,40 @@ class Clocks:
         return np.asarray(forest["end"][rows] - self.offset[forest["process"][rows]])
 
 
-def _busiest_first(forest: Forest) -> list[tuple[int, int, int]]:
-    """(caller, callee, clock difference) of each pair of processes with calls between them."""
+class _Between(NamedTuple):
+    """What leads from one process to another: callers, callees and the differences of their clocks."""
+
+    calls: tuple[Array, Array, Array]
+    messages: tuple[Array, Array, Array]
+
+
+def _between(forest: Forest) -> _Between:
     callee, caller = forest.crossings
+    apart = forest["process"][callee] != forest["process"][caller]
+    callee, caller = callee[apart], caller[apart]
     calls = (forest["kind"][callee] == SERVER) & (forest["kind"][caller] == CLIENT)
-    calls &= forest["process"][callee] != forest["process"][caller]
-    callee, caller = callee[calls], caller[calls]
     start, end = forest["start"], forest["end"]
-    difference = _middle((start[callee], end[callee])) - _middle((start[caller], end[caller]))
-    pairs = forest["process"][caller].astype(np.int64) << 32 | forest["process"][callee]
-    first, counts, numbers = group(pairs)
-    order = np.lexsort((difference, numbers))
+    middles = _middle((start[callee], end[callee])) - _middle((start[caller], end[caller]))
+    delays = start[callee] - start[caller]
+    return _Between((caller[calls], callee[calls], middles[calls]), (caller[~calls], callee[~calls], delays[~calls]))
+
+
+def _pairs(
+    forest: Forest, caller: Array, callee: Array, difference: Array, median: bool
+) -> Iterator[tuple[int, int, int]]:
+    """One row for each pair of processes, the busiest first; with the median or the least of their differences."""
+    callers, callees = forest["process"][caller], forest["process"][callee]
+    first, counts, numbers = group(callers.astype(np.int64) << 32 | callees)
+    ordered = difference[np.lexsort((difference, numbers))]
     begins = np.cumsum(counts) - counts
-    medians = (
-        difference[order[begins + (counts - 1) // 2]] // 2 + difference[order[begins + counts // 2]] // 2
-        if len(order)
-        else difference
-    )
-    rows = zip(
-        counts.tolist(),
-        forest["process"][caller[first]].tolist(),
-        forest["process"][callee[first]].tolist(),
-        medians.tolist(),
-        strict=True,
-    )
+    values = ordered[begins]
+    if median:
+        lower, upper = ordered[begins + (counts - 1) // 2], ordered[begins + counts // 2]
+        values = lower + (upper - lower) // 2
+    rows = zip(counts.tolist(), callers[first].tolist(), callees[first].tolist(), values.tolist(), strict=True)
     texts = forest.spans.strings
-    busiest = sorted(rows, key=lambda row: (-row[0], texts[row[1]], texts[row[2]]))
-    return [(caller, callee, median) for _, caller, callee, median in busiest]
-
-
-def _middle(spells: Spells) -> Array:
-    return np.asarray(spells[0] + (spells[1] - spells[0]) // 2)
+    for _, ours, theirs, value in sorted(rows, key=lambda row: (-row[0], texts[row[1]], texts[row[2]])):
+        yield ours, theirs, value
 
 
 def offset_of_calls(near: Spells, far: Spells) -> int:
@@ -96,19 +110,26 @@ def offset_of_calls(near: Spells, far: Spells) -> int:
     far = _sample(far, len(near[0]))
     length = int(np.median(near[1] - near[0]))
     width = min(max(length, 1_000_000), 1_000_000_000)
-    offset = _most_frequent(_middle(far)[:, None] - _middle(near)[None, :], width)
+    differences = _differences(_middle(near), _middle(far))
+    first, count = _densest(differences, width)
+    offset = int(np.median(differences[(differences >= first) & (differences <= first + width)])) if count else 0
     better = _enclosed(near, far, offset) > _enclosed(near, far, 0) + CLEARLY_BETTER
     return offset if better else 0
 
 
 def offset_of_messages(near: Spells, far: Spells) -> int:
-    """How far the consumer's clock must be behind to receive before it is sent; 0 unless most are early that way."""
+    """How far the consumer's clock must be off for most of these messages to arrive soon after they are sent.
+
+    0 where they arrive so unevenly that nothing can be told.
+    """
     far = _sample(far, len(near[0]))
-    sent = np.sort(near[0])
-    on_time = (np.searchsorted(sent, far[0], "right") > np.arange(len(far[0]))).mean()
-    width = 50_000_000
-    offset = _most_frequent(far[0][:, None] - near[0][None, :], width)
-    return offset - width if on_time < WORTH_A_LOOK and offset < 0 else 0
+    differences = _differences(near[0], far[0])
+    for width in DELAYS_NS:
+        first, count = _densest(differences, width)
+        by_chance = len(differences) * width / (2 * OFFSET_AT_MOST_NS)
+        if count >= max(MOST * len(far[0]), 3) and count > 2 * by_chance:
+            return first
+    return 0
 
 
 def _sample(spells: Spells, others: int) -> Spells:
@@ -117,17 +138,26 @@ def _sample(spells: Spells, others: int) -> Spells:
     return spells[0][order], spells[1][order]
 
 
-def _most_frequent(differences: Array, width: int) -> int:
-    """The difference that occurs most, to within a width."""
-    near = np.sort(differences[np.abs(differences) < OFFSET_AT_MOST_NS])
-    if not len(near):
-        return 0
-    within = np.searchsorted(near, near + width, "right") - np.arange(len(near))
+def _differences(near: Array, far: Array) -> Array:
+    """All that may be the clocks' difference, in order."""
+    differences = (far[:, None] - near[None, :]).ravel()
+    return np.sort(differences[np.abs(differences) < OFFSET_AT_MOST_NS])
+
+
+def _densest(differences: Array, width: int) -> tuple[int, int]:
+    """The first of those that lie within the width where most of them do, and how many these are."""
+    if not len(differences):
+        return 0, 0
+    within = np.searchsorted(differences, differences + width, "right") - np.arange(len(differences))
     begin = int(within.argmax())
-    return int(np.median(near[begin : begin + within[begin]]))
+    return int(differences[begin]), int(within[begin])
 
 
 def _enclosed(near: Spells, far: Spells, offset: int) -> float:
     start, end = far[0] - offset, far[1] - offset
     inside = (near[0][None, :] <= start[:, None]) & (near[1][None, :] >= end[:, None])
     return float(inside.any(axis=1).mean())
+
+
+def _middle(spells: Spells) -> Array:
+    return np.asarray(spells[0] + (spells[1] - spells[0]) // 2)

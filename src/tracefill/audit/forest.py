@@ -169,6 +169,27 @@ class Forest:
         return far[crosses], near[crosses]
 
     @cached_property
+    def senders(self) -> Array:
+        """Rows of CLIENT and PRODUCER spans that call somebody themselves: no databases, the innermost of nested ones."""
+        inner = np.flatnonzero(self.is_near_kind & (self.parent >= 0))
+        outer = self.parent[inner]
+        sends = self.is_near_kind & ~self["database"]
+        sends[outer[self.is_near_kind[outer] & (self["process"][inner] == self["process"][outer])]] = False
+        return np.flatnonzero(sends)
+
+    @cached_property
+    def reached(self) -> tuple[Array, Array]:
+        """(row, service) wherever a span is continued elsewhere: by a child, or by a link."""
+        child = np.flatnonzero(self.parent >= 0)
+        parent = self.parent[child]
+        elsewhere = self.is_far_kind[child] | (self["process"][child] != self["process"][parent])
+        linking, linked = self.links
+        return (
+            np.concatenate([parent[elsewhere], linked]),
+            np.concatenate([self["service"][child[elsewhere]], self["service"][linking]]),
+        )
+
+    @cached_property
     def operation(self) -> Array:
         """A number of service and name for each SERVER or CONSUMER row; -1 for the others."""
         rows = np.flatnonzero(self.is_far_kind)

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tracefill.audit.forest import Forest
-from tracefill.audit.numbering import Array, combine, group
+from tracefill.audit.numbering import Array, combine, group, is_in
 from tracefill.audit.spans import CLIENT, CONSUMER, SERVER
+from tracefill.audit.targets import Targets
 
 LAYERS = ("gateway", "calls", "handoff", "messages", "jobs", "data")
 GATEWAY, CALLS, HANDOFF, MESSAGES, JOBS, DATA = range(6)
@@ -41,7 +42,7 @@ class Atlas:
     """Knows the usual ways of a system, and tells the route of any span by them."""
 
     def __init__(self, forest: Forest) -> None:
-        self.forest = forest
+        self.forest, self.targets = forest, Targets(forest)
 
     def routes(self, far: Array, near: Array, *, layer: int | None = None) -> Routes:
         """The routes to the far rows; `near` rows may be -1. The layer is told by the far span unless it is given."""
@@ -89,7 +90,8 @@ class Atlas:
     # --- usual callers ---
 
     def usual_callers(self, far: Array) -> Array:
-        """The service that calls each SERVER's or CONSUMER's operation most often, of those in the trace if it can be.
+        """The service that usually calls the operation of each SERVER or CONSUMER: one that somebody in the trace has
+        called and that is not in the trace itself, else one of those in the trace, else whoever it may be.
 
         A span without a parent id was called by somebody in its trace or by nobody: its own service stands for nobody.
         """
@@ -103,6 +105,8 @@ class Atlas:
                 callers[ours[~begun_here[ours]]] = usual[0]
             for service in reversed(usual):
                 callers[ours[self._is_in_trace(far[ours], service)]] = service
+            for service in reversed(usual):
+                callers[ours[self._is_called_in_vain(far[ours], service)]] = service
         return callers
 
     @cached_property
@@ -127,6 +131,33 @@ class Atlas:
             traces, self.forest.trace[far]
         )
         return np.asarray(count > own)
+
+    def _is_called_in_vain(self, far: Array, service: int) -> Array:
+        """Whether somebody calls the service in the trace of each far row, and it has no span there."""
+        return is_in(self.forest.trace[far], self._traces_called_in_vain(service))
+
+    def _traces_called_in_vain(self, service: int) -> Array:
+        if service not in self._in_vain:
+            senders = self._unanswered
+            targets = combine(self.targets.topic(senders), self.forest["peer"][senders])
+            first, _, numbers = group(targets)
+            leads_there = np.array([service in self.targets.services_of(row) for row in senders[first].tolist()], bool)
+            traces = self.forest.trace[senders[leads_there[numbers]]]
+            self._in_vain[service] = np.setdiff1d(traces, self._traces_of(service))
+        return self._in_vain[service]
+
+    @cached_property
+    def _unanswered(self) -> Array:
+        """CLIENT and PRODUCER spans that nobody continues, in traces where a parent is missing."""
+        forest = self.forest
+        has_orphan = np.zeros(forest.trace_count, bool)
+        has_orphan[forest.trace[forest.lacks_parent]] = True
+        senders = forest.senders[has_orphan[forest.trace[forest.senders]]]
+        return senders[~is_in(senders, forest.reached[0])]
+
+    @cached_property
+    def _in_vain(self) -> dict[int, Array]:
+        return {}
 
     def _traces_of(self, service: int) -> Array:
         """The trace of each span of the service, in order."""

@@ -6,9 +6,6 @@ same target. Who is to blame is told by whom both sides work with otherwise.
 
 from __future__ import annotations
 
-import re
-import zlib
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,25 +18,22 @@ from tracefill.audit.clocks import Clocks, Spells, offset_of_calls, offset_of_me
 from tracefill.audit.forest import Forest
 from tracefill.audit.numbering import Array, combine, group, is_in
 from tracefill.audit.pairing import NOBODY, covered, pair_calls, pair_messages
-from tracefill.audit.spans import CLIENT, CONSUMER
+from tracefill.audit.targets import METHODS, Targets
 from tracefill.audit.window import Window
 
 CHANCE = 0.01
 A_HANDFUL = 5  # of fewer far sides nothing can be said about chance
 CLOCKS_DIFFER_NS = 5_000_000  # what clocks may still differ after their offset is taken off
+SENDERS_DIFFER_NS = 1_000_000_000  # the same where only messages tell the offset
 DELAYS_LONGER = 10
 SECOND = 1_000_000_000
-_METHODS = {"get", "post", "put", "patch", "delete", "head", "options", "connect", "trace", "query", "http"}
-_MESSAGE_VERBS = re.compile(
-    r"\b(send|sends|sent|publish|create|produce|receive|process|consume|poll|deliver|settle|ack|subscribe)\b|^(apply_async|run)/"
-)
 
 
-def far_sides(forest: Forest, clocks: Clocks, window: Window, roots: Array) -> Iterator[Instances]:
+def far_sides(forest: Forest, targets: Targets, clocks: Clocks, window: Window, roots: Array) -> Iterator[Instances]:
     """The causes of all root SERVER and CONSUMER spans among `roots` that somebody in the data called."""
     far = roots[forest.is_far_kind[roots] & ~forest.is_linked[roots]]
     if len(far):
-        near_of = Meetings(forest, clocks, window).near_sides(far)
+        near_of = Meetings(forest, targets, clocks, window).near_sides(far)
         yield from blame(forest, far[near_of >= 0], near_of[near_of >= 0])
 
 
@@ -126,54 +120,32 @@ class Place:
 class Meetings:
     """Pairs the near sides without a far side with the far sides that began anew."""
 
-    def __init__(self, forest: Forest, clocks: Clocks, window: Window) -> None:
-        self.forest, self.clocks, self.window = forest, clocks, window
+    def __init__(self, forest: Forest, targets: Targets, clocks: Clocks, window: Window) -> None:
+        self.forest, self.targets, self.clocks, self.window = forest, targets, clocks, window
 
     def near_sides(self, far: Array) -> Array:
         """For each far row the near row that called it, or -1."""
         near_of = np.full(len(self.forest), NOBODY)
-        by_message = self._is_of_message(far)
-        for place in self._topics(far[by_message]):
-            self._align_clocks(place, offset_of_messages)
-            near_of[place.far] = self._pair_topic(place)
+        by_message = self.targets.is_of_message(far)
         taken = np.zeros(len(self.forest), bool)
         for place in self._services(far[~by_message]):
             place.near = place.near[~taken[place.near]]
             self._align_clocks(place, offset_of_calls)
             near_of[place.far] = pairs = self._pair_service(place)
             taken[pairs[pairs >= 0]] = True
+        self.clocks.join_by_messages(self.forest)
+        for place in self._topics(far[by_message]):
+            self._align_clocks(place, offset_of_messages)
+            near_of[place.far] = self._pair_topic(place)
         return near_of[far]
 
-    def _is_of_message(self, rows: Array) -> Array:
-        return np.asarray((self.forest["kind"][rows] == CONSUMER) | (self.forest["destination"][rows] != 0))
-
-    @cached_property
-    def _senders(self) -> Array:
-        """CLIENT and PRODUCER spans that call somebody themselves: no databases, and the innermost of nested ones."""
-        forest = self.forest
-        inner = np.flatnonzero(forest.is_near_kind & (forest.parent >= 0))
-        outer = forest.parent[inner]
-        inner_of = outer[forest.is_near_kind[outer] & (forest["process"][inner] == forest["process"][outer])]
-        sends = forest.is_near_kind & ~forest["database"]
-        sends[inner_of] = False
-        return np.flatnonzero(sends)
-
-    @cached_property
-    def _reached(self) -> tuple[Array, Array]:
-        """(near, service) of everything that continues a sender: children elsewhere, and links."""
-        forest = self.forest
-        child = np.flatnonzero(forest.parent >= 0)
-        parent = forest.parent[child]
-        elsewhere = forest.is_far_kind[child] | (forest["process"][child] != forest["process"][parent])
-        linking, linked = forest.links
-        return (
-            np.concatenate([parent[elsewhere], linked]),
-            np.concatenate([forest["service"][child[elsewhere]], forest["service"][linking]]),
-        )
+    def _senders(self, *, of_messages: bool) -> Array:
+        senders = self.forest.senders
+        return senders[self.targets.is_of_message(senders) == of_messages]
 
     def _without_far_side_in(self, near: Array, service: int) -> Array:
         """Those of the near rows that nobody in the service continues, not even a span that was lost since."""
-        reached, by = self._reached
+        reached, by = self.forest.reached
         near = near[~is_in(near, reached[by == service])]
         orphans = np.flatnonzero(self.forest.lacks_parent & (self.forest["service"] == service))
         return near[~is_in(self.forest.trace[near], self.forest.trace[orphans])]
@@ -182,59 +154,20 @@ class Meetings:
 
     def _topics(self, far: Array) -> Iterator[Place]:
         """Far sides by service and topic, each with the senders to a topic that leads there."""
-        senders = self._senders[self._is_message_sender]
-        sent_to = self._topic(senders)
-        leads_to = self._learned_topics()
-        first, _, numbers = group(combine(self.forest["service"][far], self._topic(far)))
+        senders = self._senders(of_messages=True)
+        sent_to = self.targets.topic(senders)
+        leads_to = self.targets.topics_leading_to
+        first, _, numbers = group(combine(self.forest["service"][far], self.targets.topic(far)))
         for number, at in enumerate(first.tolist()):
-            service, topic = int(self.forest["service"][far[at]]), self._topic(far[at : at + 1])
+            service, topic = int(self.forest["service"][far[at]]), self.targets.topic(far[at : at + 1])
             near = senders[is_in(sent_to, np.concatenate([topic, leads_to[int(topic[0])]]))]
             if len(near):
                 longest = self._longest_delay(service, int(topic[0]))
                 yield Place(far[numbers == number], self._without_far_side_in(near, service), longest)
 
-    @cached_property
-    def _is_message_sender(self) -> Array:
-        rows = self._senders
-        return np.asarray((self.forest["kind"][rows] != CLIENT) | (self.forest["destination"][rows] != 0))
-
-    def _topic(self, rows: Array) -> Array:
-        """A number for the destination; without one, for what is left of the name without words like send."""
-        destination = self.forest["destination"][rows]
-        return np.where(destination != 0, destination, self._topic_of_name[self.forest["name"][rows]])
-
-    @cached_property
-    def _topic_of_name(self) -> Array:
-        """For each string, the number of the string that is left; its own negative where it is not in the table."""
-        strings = self.forest.spans.strings
-        numbers: dict[str, int] = {text: number for number, text in enumerate(strings)}
-        topics = -np.arange(len(strings), dtype=np.int64)
-        rows = np.flatnonzero(self.forest.is_far_kind | self.forest.is_near_kind)
-        rows = rows[self.forest["destination"][rows] == 0]
-        for number in np.unique(self.forest["name"][rows]).tolist():
-            topic = _MESSAGE_VERBS.sub("", strings[number].lower()).strip() or strings[number]
-            topics[number] = numbers.setdefault(topic, len(numbers))
-        return topics
-
-    def _learned_topics(self) -> dict[int, Array]:
-        """For each topic of a far side, the topics of the near sides that are seen to reach it: an exchange is
-        called otherwise than its queues."""
-        far, near = self._kept_messages
-        topics: dict[int, Array] = defaultdict(lambda: np.empty(0, np.int64))
-        far_topic, near_topic = self._topic(far), self._topic(near)
-        for topic in np.unique(far_topic).tolist():
-            topics[topic] = np.unique(near_topic[far_topic == topic])
-        return topics
-
-    @cached_property
-    def _kept_messages(self) -> tuple[Array, Array]:
-        far, near = self.forest.crossings
-        messages = self._is_of_message(far)
-        return far[messages], near[messages]
-
     def _longest_delay(self, service: int, topic: int) -> int | None:
-        far, near = self._kept_messages
-        ours = (self.forest["service"][far] == service) & (self._topic(far) == topic)
+        far, near = self.targets.kept_messages
+        ours = (self.forest["service"][far] == service) & (self.targets.topic(far) == topic)
         if not ours.any():
             return None
         delays = self.clocks.start(self.forest, far[ours]) - self.clocks.start(self.forest, near[ours])
@@ -242,8 +175,8 @@ class Meetings:
 
     def _pair_topic(self, place: Place) -> Array:
         forest, clocks = self.forest, self.clocks
-        received, sent = clocks.start(forest, place.far) + CLOCKS_DIFFER_NS, clocks.start(forest, place.near)
-        longest = (place.longest_ns or self.window.end - self.window.start) + CLOCKS_DIFFER_NS
+        received, sent = clocks.start(forest, place.far) + SENDERS_DIFFER_NS, clocks.start(forest, place.near)
+        longest = (place.longest_ns or self.window.end - self.window.start) + SENDERS_DIFFER_NS
         pairs = np.full(len(place.far), NOBODY)
         for near_key, far_key in ((forest["subject"][place.near], forest["subject"][place.far]), _no_keys(place)):
             free_far, free_near = _free(pairs, len(place.near), near_key, far_key)
@@ -259,12 +192,11 @@ class Meetings:
     def _services(self, far: Array) -> Iterator[Place]:
         """Far sides by service, each with the CLIENT spans that call it, by all that they tell of their target."""
         forest = self.forest
-        senders = self._senders[forest["kind"][self._senders] == CLIENT]
-        senders = senders[~is_in(senders, self._reached[0])]
-        guide = Guide(forest, np.union1d(senders, far))
+        senders = self._senders(of_messages=False)
+        senders = senders[~is_in(senders, forest.reached[0])]
         for service in np.unique(forest["service"][far]).tolist():
             rows = far[forest["service"][far] == service]
-            near = senders[guide.may_call(senders, service, rows)]
+            near = senders[self.targets.may_call(senders, service, rows)]
             yield Place(rows, self._without_far_side_in(near, service))
 
     def _pair_service(self, place: Place) -> Array:
@@ -307,7 +239,7 @@ class Meetings:
         """For each string, a number of the HTTP method that it begins with; 0 for none."""
         strings = self.forest.spans.strings
         methods = np.zeros(len(strings), np.int64)
-        known = {method: number for number, method in enumerate(sorted(_METHODS - {"http"}), 1)}
+        known = {method: number for number, method in enumerate(sorted(METHODS), 1)}
         for number in np.flatnonzero(np.bincount(self.forest["name"], minlength=len(strings))).tolist():
             methods[number] = known.get(strings[number].partition(" ")[0].lower(), 0)
         return methods
@@ -343,74 +275,3 @@ def _free(pairs: Array, near_count: int, near_key: Array, far_key: Array) -> tup
     free_near = near_key != 0
     free_near[pairs[pairs >= 0]] = False
     return np.flatnonzero((pairs < 0) & (far_key != 0)), np.flatnonzero(free_near)
-
-
-# --- whom a CLIENT calls ---
-
-
-class Guide:
-    """What a CLIENT tells of its target: its peer, as it is reached elsewhere or by name; else the operation."""
-
-    def __init__(self, forest: Forest, rows: Array) -> None:
-        self.forest = forest
-        self._learned = self._learn()
-        self._by_name = self._names(rows)
-
-    def may_call(self, client: Array, service: int, server: Array) -> Array:
-        """Whether each CLIENT may have called these SERVER spans of the service."""
-        forest = self.forest
-        peer = forest["peer"][client]
-        leads_here = is_in(peer, np.array([p for p, to in self._peers.items() if service in to], np.int32))
-        known = is_in(peer, np.fromiter(self._peers, np.int32, len(self._peers)))
-        same_address = (peer != 0) & is_in(peer, forest["peer"][server]) & ~self._is_local(peer)
-        return np.asarray(leads_here | (~known & (same_address | self._same_operation(client, server))))
-
-    @cached_property
-    def _peers(self) -> dict[int, set[int]]:
-        """For each peer that is known, the services that it stands for."""
-        return {**self._by_name, **self._learned}
-
-    def _learn(self) -> dict[int, set[int]]:
-        far, near = self.forest.crossings
-        calls = self.forest["peer"][near] != 0
-        first, _, _ = group(combine(self.forest["peer"][near[calls]], self.forest["service"][far[calls]]))
-        learned: dict[int, set[int]] = defaultdict(set)
-        for at in first.tolist():
-            learned[int(self.forest["peer"][near[calls][at]])].add(int(self.forest["service"][far[calls][at]]))
-        return learned
-
-    def _names(self, rows: Array) -> dict[int, set[int]]:
-        """Peers that are called like a service: the whole name, or the first label of a host name."""
-        strings = self.forest.spans.strings
-        services = {_plain(strings[number]): number for number in np.unique(self.forest["service"]).tolist()}
-        named = {}
-        for number in np.unique(self.forest["peer"][rows]).tolist():
-            host = _plain(strings[number])
-            service = services.get(host, services.get(host.partition(".")[0]))
-            if number and service is not None:
-                named[number] = {service}
-        return named
-
-    def _is_local(self, peer: Array) -> Array:
-        strings = self.forest.spans.strings
-        local = [number for number in np.unique(peer).tolist() if strings[number] in {"localhost", "127.0.0.1", "::1"}]
-        return is_in(peer, np.array(local, np.int32))
-
-    def _same_operation(self, client: Array, server: Array) -> Array:
-        """Whether a CLIENT's name or subject is that of one of the SERVER spans, and no mere method or `/`."""
-        forest = self.forest
-        names = [n for n in np.unique(forest["name"][server]).tolist() if not _is_vague(forest.spans.strings[n])]
-        subjects = np.setdiff1d(forest["subject"][server], _VAGUE_SUBJECTS)
-        same_name = is_in(forest["name"][client], np.array(names, np.int32))
-        return np.asarray(same_name | is_in(forest["subject"][client], subjects))
-
-
-_VAGUE_SUBJECTS = np.array([0, zlib.crc32(b"/")], np.uint32)
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "-")
-
-
-def _is_vague(name: str) -> bool:
-    return name.lower() in _METHODS or not name

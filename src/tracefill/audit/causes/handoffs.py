@@ -22,6 +22,7 @@ from tracefill.audit.spans import CONSUMER
 NEARLY_ALWAYS = 0.9
 CHANCE = 0.01
 A_HANDFUL = 30
+FEW_ARE_AT_HOME = 3
 RIGHT_AFTER_NS = (10_000_000, 100_000_000, 1_000_000_000)
 LITERALLY_RIGHT_AFTER_NS = 100_000_000
 ROUNDS = 3  # a loop body may begin several roots, one after the other
@@ -66,6 +67,11 @@ class Names:
         parent = forest.parent[like]
         children = like[(parent >= 0) & (forest["process"][like] == forest["process"][parent])]
         return is_in(forest.label(self.rows[self.first]), forest.label(children)), children
+
+    def requests_served(self, forest: Forest, number: int) -> Array:
+        """The requests that have a child of this name: its context was handed on, they miss none."""
+        ours = forest.label(self.children) == forest.label(self.rows[self.first[number : number + 1]])
+        return _request_above(forest, self.children[ours])
 
     def _busiest(self, forest: Forest) -> Array:
         """For each name, how many requests the busiest of its processes has seen."""
@@ -134,6 +140,13 @@ class Lanes:
             found[is_open] = self.rows[step[is_open]]
         return found
 
+    def within(self, lanes: Array) -> Array:
+        """The positions of all spells of these lanes."""
+        begins, ends = np.searchsorted(self.lane, lanes), np.searchsorted(self.lane, lanes, "right")
+        return np.concatenate(
+            [np.empty(0, np.int64), *(np.arange(*limits) for limits in zip(begins, ends, strict=True))]
+        )
+
     def share_of_time(self, lane: int, whole: tuple[int, int]) -> float:
         """The share of the time that the lane's spells cover."""
         ours = slice(*np.searchsorted(self.lane, [lane, lane + 1]))
@@ -153,13 +166,15 @@ def _inside_requests(forest: Forest, names: Names) -> Suspicion:
         tries = int(names.counts[number])
         chance[number] = chance_of(int(hits[number]), tries, shares[number])
         accused[number] = names.are_suspicious(number, int(hits[number]), tries, chance[number])
-        if not accused[number] and hits[number] >= NEARLY_ALWAYS * tries:
-            home[number], chance[number] = requests.home_of(names.rows[names.number == number])
-            accused[number] = home[number] >= 0
+        if hits[number] >= max(NEARLY_ALWAYS * tries, FEW_ARE_AT_HOME) and not names.is_child_elsewhere[number]:
+            home[number], likelihood = requests.home_of(names.rows[names.number == number])
+            chance[number] = min(chance[number], likelihood)
+            accused[number] |= home[number] >= 0
     home = np.where(names.is_child_elsewhere, requests.homes_of_children(names), home)
     near = np.full(len(names.rows), NOBODY)
-    lost = np.flatnonzero(accused[names.number] & is_open)
-    near[lost] = requests.near_of(names.rows[lost], home[names.number[lost]])
+    for number in np.flatnonzero(accused).tolist():
+        lost = np.flatnonzero((names.number == number) & is_open)
+        near[lost] = requests.near_of(names.rows[lost], int(home[number]), names.requests_served(forest, number))
     return Suspicion(near, chance[names.number])
 
 
@@ -228,28 +243,27 @@ class Requests:
             homes[number[at]] = operation[found[at]]
         return homes
 
-    def near_of(self, roots: Array, home: Array) -> Array:
-        """The open request that each root should hang on: of the operation it is at home in, each request once where
-        that is possible; else the one that began last."""
-        forest = self.forest
-        start = forest["start"][roots]
-        near = self._one_each(roots, home, start)
-        for lanes, lane in ((self.by_operation, self._lane(roots, home)), (self.by_process, self.process_of(roots))):
-            open_there = lanes.latest_open(np.where(home >= 0, lane, self.process_of(roots)), start)
-            open_there = np.where((home >= 0) | (lanes is self.by_process), open_there, NOBODY)
-            near = np.where(near >= 0, near, open_there)
-        return near
+    def near_of(self, roots: Array, home: int, served: Array) -> Array:
+        """The open request that each root of one name should hang on: of the operation where the name is at home, one
+        that has no child of the name yet, and each once where that is possible; else the one that began last."""
+        start = self.forest["start"][roots]
+        process = self.process_of(roots)
+        near = np.full(len(roots), NOBODY)
+        if home >= 0:
+            lane = self._lane(roots, np.full(len(roots), home))
+            near = self._one_each(self.by_operation, lane, start, served)
+            near = np.where(near >= 0, near, self.by_operation.latest_open(lane, start))
+        else:
+            near = self._one_each(self.by_process, process, start, served)
+        return np.where(near >= 0, near, self.by_process.latest_open(process, start))
 
-    def _one_each(self, roots: Array, home: Array, start: Array) -> Array:
-        lanes, lane = self.by_operation, self._lane(roots, home)
-        if not (home >= 0).any():
-            lanes, lane = self.by_process, self.process_of(roots)
-        ours = np.flatnonzero(is_in(lanes.lane, lane))
+    def _one_each(self, lanes: Lanes, lane: Array, start: Array, served: Array) -> Array:
+        at = lanes.within(np.unique(lane))
         starts = np.sort(start)
-        holds_root = np.searchsorted(starts, lanes.end[ours], "right") > np.searchsorted(starts, lanes.start[ours])
-        ours = ours[holds_root]
-        pairs = pair_calls((lanes.start[ours], lanes.end[ours]), (start, start), lanes.lane[ours], lane)
-        return np.where(pairs >= 0, lanes.rows[ours[pairs]] if len(ours) else NOBODY, NOBODY)
+        holds_root = np.searchsorted(starts, lanes.end[at], "right") > np.searchsorted(starts, lanes.start[at])
+        at = at[holds_root & ~is_in(lanes.rows[at], served)]
+        pairs = pair_calls((lanes.start[at], lanes.end[at]), (start, start), lanes.lane[at], lane)
+        return np.where(pairs >= 0, lanes.rows[at[pairs]] if len(at) else NOBODY, NOBODY)
 
 
 def _lives(forest: Forest, processes: Array) -> list[tuple[int, int]]:

@@ -11,6 +11,7 @@ from tracefill.audit.causes import Instances, instances, nowhere
 from tracefill.audit.chance import is_steady
 from tracefill.audit.forest import Forest
 from tracefill.audit.numbering import Array, combine, earliest, group
+from tracefill.audit.routes import Atlas
 from tracefill.audit.window import Window
 
 STEADY_SHARE = 0.2
@@ -47,14 +48,15 @@ def missing_parents(forest: Forest, explained: Array) -> MissingParents:
     return MissingParents(child, forest["start"][child], last_end)
 
 
-def find_missing(forest: Forest, missing: MissingParents, callers: Array, window: Window) -> Iterator[Instances]:
-    """The cause of each missing parent; `callers` are the services that usually call the children's operations."""
+def find_missing(forest: Forest, atlas: Atlas, missing: MissingParents, window: Window) -> Iterator[Instances]:
+    """The cause of each missing parent."""
+    callers = atlas.sources(missing.child, nowhere(missing.child))
     unfinished = is_unfinished(forest, missing, callers, window)
     yield from _found(
         "unfinished", missing.only(unfinished), "{count} parents were still open when their process was last heard of"
     )
-    missing = missing.only(~unfinished)
-    sampled = is_sampled_out(forest, missing, window)
+    missing, callers = missing.only(~unfinished), callers[~unfinished]
+    sampled = is_sampled_out(forest, atlas, missing, callers, window)
     remote = forest.is_far_kind[missing.child]
     yield from _found(
         "sampled_out",
@@ -132,19 +134,35 @@ def _suspects(forest: Forest, missing: MissingParents, remote: Array, service: A
 # --- sampled out ---
 
 
-def is_sampled_out(forest: Forest, missing: MissingParents, window: Window) -> Array:
-    """Whether the calls of the child's operation lack their parent in a steady share."""
+def is_sampled_out(forest: Forest, atlas: Atlas, missing: MissingParents, callers: Array, window: Window) -> Array:
+    """Whether the calls of the child's operation lack their parent in a steady share: all calls, or those of a caller
+    that left no span at all in those traces, as a sampler has it."""
     sampled = np.zeros(len(missing), bool)
     remote = np.flatnonzero(forest.is_far_kind[missing.child])
-    operations = forest.operation[missing.child[remote]]
-    calls = np.unique(forest.crossings[0])
-    calls = calls[window.holds(forest["start"][calls])]
-    kept = np.bincount(forest.operation[calls], minlength=operations.max(initial=-1) + 1)
-    lost = np.bincount(operations, minlength=len(kept))
-    for operation in np.flatnonzero((lost >= STEADY_LEAST) & (lost >= STEADY_SHARE * (lost + kept))):
-        ours = remote[operations == operation]
-        kept_starts = np.sort(forest["start"][calls[forest.operation[calls] == operation]])
-        starts = np.sort(missing.first_start[ours])
-        places = np.searchsorted(kept_starts, starts) + np.arange(len(starts))
-        sampled[ours] = is_steady(places, len(starts) + len(kept_starts))
+    calls, near = forest.crossings
+    inside = window.holds(forest["start"][calls])
+    calls, near = calls[inside], near[inside]
+    operation, caller = forest.operation[missing.child], callers
+    absent = remote[~atlas.are_in_trace(missing.child[remote], callers[remote])]
+    for ours, lost, kept in (
+        (remote, operation[remote], forest.operation[calls]),
+        (absent, combine(operation[absent], caller[absent]), combine(forest.operation[calls], forest["service"][near])),
+    ):
+        starts = missing.first_start[ours], forest["start"][calls]
+        sampled[ours[_is_steady_share(lost, kept, *starts)]] = True
     return sampled
+
+
+def _is_steady_share(lost: Array, kept: Array, lost_start: Array, kept_start: Array) -> Array:
+    """For each lost call, by what it is a call of: whether those like it are lost in a steady share."""
+    steady = np.zeros(len(lost), bool)
+    first, counts, numbers = group(lost)
+    for number, count in enumerate(counts.tolist()):
+        if count < STEADY_LEAST:
+            continue
+        starts = np.sort(kept_start[kept == lost[first[number]]])
+        if count >= STEADY_SHARE * (count + len(starts)):
+            ours = numbers == number
+            places = np.searchsorted(starts, np.sort(lost_start[ours])) + np.arange(count)
+            steady[ours] = is_steady(places, count + len(starts))
+    return steady

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from tracefill._codec import TracefillError
 from tracefill.audit import readers
@@ -29,7 +30,8 @@ examples:
   tracefill sampling strategies.json
   tracefill sampling strategies.json --agent web=parentbased_traceidratio:0.1 \\
       --agent orders=always_on --call web=orders --fix corrected.json
-  tracefill sampling strategies.json --url http://collector:5778 --spans spans.jsonl
+  tracefill sampling strategies.json --url http://collector:5778 \\
+      --spans spans.jsonl
 
 TYPE is a value of OTEL_TRACES_SAMPLER (always_on, parentbased_traceidratio,
 jaeger_remote, ...), consistent or parentbased_consistent, or one of Jaeger's
@@ -46,7 +48,7 @@ class NotUnderstood(TracefillError):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of ``tracefill sampling``."""
-    parser.description = "Where sampling strategies and samplers drop spans in silence, and the corrected file."
+    parser.description = "Where sampling strategies and samplers drop spans in silence, and the cure."
     parser.epilog = EXAMPLE
     parser.add_argument("strategies", metavar="STRATEGIES", type=Path, help="Jaeger's strategies file (JSON)")
     parser.add_argument(
@@ -79,11 +81,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Prints what was found; 0 without conflicts, 1 with, 2 when something could not be read."""
     try:
         report = _report(arguments)
+        if arguments.fix is not None:
+            text = json.dumps(report.corrected, indent=2, ensure_ascii=False)
+            arguments.fix.write_text(text + "\n", encoding="utf-8")
     except (TracefillError, readers.SourceError, OSError) as error:
         print(f"tracefill sampling: {error}", file=sys.stderr)
         return 2
-    if arguments.fix is not None:
-        arguments.fix.write_text(json.dumps(report.corrected, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     if arguments.json:
         print(json.dumps(report.document(), indent=2))
     else:
@@ -122,7 +125,7 @@ def _seen(sources: list[str]) -> Seen | None:
 def _lines(path: Path | None) -> list[str]:
     if path is None:
         return []
-    lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
+    lines = (line.partition("#")[0].strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
     return [line for line in lines if line]
 
 
@@ -263,11 +266,15 @@ def _findings_of_calls(
     known: dict[str, between.Service], graph: between.Calls, roots: list[str], named: set[str], served: Served | None
 ) -> Iterator[Finding]:
     if not graph:
-        arriving = between.possible_arrivals(known, served.default if served else None)
-        yield from between.decision_findings(known, arriving, seen=False)
+        possible = between.possible_arrivals(known, served.default if served else None)
+
+        def by_others(name: str) -> Iterator[between.Arrival]:
+            return (arrival for arrival in possible if arrival.caller != name)
+
+        yield from between.decision_findings(known, by_others, seen=False)
         return
     arriving = between.arrivals(known, graph, roots)
-    yield from between.decision_findings(known, arriving, seen=True)
+    yield from between.decision_findings(known, lambda name: arriving.get(name, ()), seen=True)
     yield from between.root_findings(known, arriving, roots, named)
 
 
@@ -289,6 +296,6 @@ def _findings_of_spans(
 def _print(report: Report, console: Console, fixed: Path | None) -> None:
     render(report.document(), report.findings, console)
     if fixed is not None:
-        console.print(f"\ncorrected strategies written to {fixed}", soft_wrap=True, markup=False)
+        console.print(Text(f"\ncorrected strategies written to {fixed}"), soft_wrap=True)
     elif any(finding.config and finding.conflict for finding in report.findings):
         console.print("\n--fix FILE writes the corrected strategies")

@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from tracefill.audit.document import plain
 from tracefill.audit.sampling.finding import Finding, percent
 
 SERVICES_SHOWN = 30
@@ -24,7 +25,7 @@ OPERATIONS_SHOWN = 3
 def render(document: dict[str, Any], findings: Iterable[Finding], console: Console) -> None:
     """Prints the whole report; the headline comes first and stands alone."""
     findings = list(findings)
-    console.print(Text(headline(document), style="bold red" if document["conflicts"] else "bold green"))
+    console.print(Text(plain(headline(document)), style="bold red" if document["conflicts"] else "bold green"))
     for finding in sorted(findings, key=lambda finding: (not finding.conflict, -(finding.share_dropped or 0))):
         _print_finding(finding, console)
     _print_served(document, console)
@@ -35,11 +36,11 @@ def headline(document: dict[str, Any]) -> str:
     """The one line that matters.
 
     >>> headline({"conflicts": 1, "findings": [{}, {}], "input": {"strategies": "strategies.json"}})
-    'strategies.json: 1 conflict, 1 note'
+    '1 conflict, 1 note in strategies.json'
     """
     conflicts = document["conflicts"]
     counts = [_counted(conflicts, "conflict"), _counted(len(document["findings"]) - conflicts, "note")]
-    return f"{document['input']['strategies']}: {', '.join(counts)}"
+    return f"{', '.join(counts)} in {document['input']['strategies']}"
 
 
 def _counted(count: int, what: str) -> str:
@@ -50,18 +51,18 @@ def _print_finding(finding: Finding, console: Console) -> None:
     console.print()
     title = Text(finding.cause.replace("_", " "), style="bold red" if finding.conflict else "bold yellow")
     title.append("" if finding.conflict else " (note)", style="")
-    title.append(_where(finding), style="")
+    title.append(plain(_where(finding)), style="")
     console.print(title)
-    lines = [Text(finding.what)]
+    lines = [Text(plain(finding.what))]
     if finding.share_dropped:
         lines.append(Text(f"dropped in silence: {percent(finding.share_dropped)}", style="red"))
     if finding.rule:
-        lines.append(Text(f"rule: {finding.rule}", style="dim"))
-    lines.append(Text(f"cure: {finding.cure}", style="green"))
+        lines.append(Text(plain(f"rule: {finding.rule}"), style="dim"))
+    lines.append(Text(plain(f"cure: {finding.cure}"), style="green"))
     for line in lines:
         console.print(Padding(line, (0, 0, 0, 2), expand=False))
     if finding.config:
-        console.print(f"    {finding.config}", soft_wrap=True, markup=False)
+        console.print(Text(f"    {plain(finding.config)}"), soft_wrap=True)
 
 
 def _where(finding: Finding) -> str:
@@ -77,10 +78,10 @@ def _print_served(document: dict[str, Any], console: Console) -> None:
     table = _table("service", "is told", "decides by")
     pages = [*served["services"].items()]
     for name, page in pages[:SERVICES_SHOWN]:
-        table.add_row(Text(name or "''"), Text(in_words(page)), Text(settings.get(name, "")))
+        table.add_row(*(Text(plain(text)) for text in (name or "''", in_words(page), settings.get(name, ""))))
     if len(pages) > SERVICES_SHOWN:
         table.add_row(f"... {len(pages) - SERVICES_SHOWN} more: --json", "", "")
-    table.add_row("(any other)", in_words(served["others"]), "")
+    table.add_row("(any other)", Text(plain(in_words(served["others"]))), "")
     console.print("\nWhat Jaeger tells the services")
     console.print(table)
 
@@ -120,7 +121,7 @@ def _print_chains(document: dict[str, Any], console: Console) -> None:
         name = chain["from"] if chain["operation"] is None else f"{chain['from']} {chain['operation']}"
         others = [service for service in chain["services"] if service != chain["from"]]
         shares = [("by traffic" if chain[key] is None else percent(chain[key])) for key in ("recorded", "whole")]
-        table.add_row(Text(name), *shares, Text(", ".join(others)))
+        table.add_row(Text(plain(name)), *shares, Text(plain(", ".join(others))))
     console.print("\nOf the traces that begin")
     console.print(table)
 

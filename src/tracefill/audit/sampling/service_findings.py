@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import difflib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from tracefill.audit.sampling import samplers
@@ -190,26 +191,24 @@ def _decided(service: Service, kept: Kept) -> list[Kept]:
     return [kept] if service.sampler.parent_based else [rule.kept for rule in service.rules]
 
 
-def possible_arrivals(known: Mapping[str, Service], others: Answer | None) -> dict[str, list[Arrival]]:
-    """What would come to each service if each other one called it, and those that get the answer `others`."""
+def possible_arrivals(known: Mapping[str, Service], others: Answer | None) -> list[Arrival]:
+    """What would come to a service if each other one called it, and those that get the answer `others`."""
     rules = [(service.name, rule) for service in known.values() for rule in service.rules]
     if others is not None:
         rules += [(OTHERS, rule) for rule in _remote_rules(others, ASSUMED.kept)]
-    every = [Arrival(name, rule, name, rule.kept) for name, rule in rules]
-    return {name: [arrival for arrival in every if arrival.caller != name] for name in known}
+    return [Arrival(name, rule, name, rule.kept) for name, rule in rules]
 
 
 def decision_findings(
-    known: Mapping[str, Service], arriving: Mapping[str, list[Arrival]], seen: bool
+    known: Mapping[str, Service], arriving: Callable[[str], Iterable[Arrival]], seen: bool
 ) -> Iterator[Finding]:
     """Services that decide anew about what their callers have decided; `seen`: whether the calls are known."""
-    for name, service in known.items():
-        if service.sampler.parent_based:
-            continue
+    deciding = [service for service in known.values() if not service.sampler.parent_based]
+    for service in deciding:
         for rule in service.rules:
-            meetings = [meeting for a in arriving.get(name, ()) if (meeting := _meeting(a, rule)).disagree]
-            if meetings:
-                yield _decision_finding(service, rule, meetings, seen)
+            meetings = [_meeting(arrival, rule) for arrival in arriving(service.name)]
+            if at_odds := [meeting for meeting in meetings if meeting.disagree]:
+                yield _decision_finding(service, rule, at_odds, seen)
 
 
 class Meeting(NamedTuple):
@@ -226,8 +225,12 @@ class Meeting(NamedTuple):
 
 
 def _meeting(arrival: Arrival, rule: Rule) -> Meeting:
-    lost, torn = samplers.lost(arrival.kept, rule.kept), samplers.lost(rule.kept, arrival.kept)
-    return Meeting(arrival, both(arrival.kept, rule.kept), lost, torn)
+    return Meeting(arrival, *_shares(arrival.kept, rule.kept))
+
+
+@lru_cache  # many services have the same few rules
+def _shares(caller: Kept, callee: Kept) -> tuple[float | None, float | None, float | None]:
+    return both(caller, callee), samplers.lost(caller, callee), samplers.lost(callee, caller)
 
 
 def _decision_finding(service: Service, rule: Rule, meetings: list[Meeting], seen: bool) -> Finding:

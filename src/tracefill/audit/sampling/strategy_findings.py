@@ -497,7 +497,7 @@ def _corrected_service(checks: StrategyChecks, entry: ServiceStrategy, answer: A
     if rule.type == RATE_LIMITING and (operations or _operations_of_default(checks)) and answer.operations is not None:
         rule = Strategy(PROBABILISTIC, checks.rest(answer, bool(entry.operation_strategies)))
     found = _plain_others(entry) | {"type": rule.type, "param": number(rule.param)}
-    return found | ({"operation_strategies": operations} if operations else {})
+    return found | ({"operation_strategies": operations} if "operation_strategies" in entry.given else {})
 
 
 def _operations_of_default(checks: StrategyChecks) -> list[dict[str, Any]]:
