@@ -62,13 +62,14 @@ cdef extern from "Python.h":
     object PyUnicode_New(Py_ssize_t size, int maxchar)
     void* PyUnicode_DATA(object text)
     int PyUnicode_IS_COMPACT_ASCII(object text)
+    int PyUnicode_IS_ASCII(object text)
     Py_ssize_t PyUnicode_GET_LENGTH(object text)
     Py_ssize_t PyDict_GET_SIZE(PyObject* d)
     int PyDict_Update(PyObject* a, PyObject* b) except -1
     int PyContextVar_Get(PyObject* var, PyObject* default, PyObject** value) except -1
     object PyContextVar_Set(object var, object value)
     int PyContextVar_Reset(object var, object token)
-    void PyErr_Clear()
+    int PyObject_GenericSetAttr(object o, object name, object value) except -1
     PyTypeObject* Py_TYPE(object o)
     PyObject* Py_None
     int PyUnicode_CheckExact(object o)
@@ -182,7 +183,7 @@ cdef inline Text trimmed(const char* at, Py_ssize_t length) noexcept nogil:
 cdef inline Reason text_of(object value, Text* text) noexcept:
     """The characters of a str or bytes, borrowed for as long as the value lives."""
     if PyUnicode_Check(value):
-        if not PyUnicode_IS_COMPACT_ASCII(value):
+        if not PyUnicode_IS_ASCII(value):    # not only compact text: a subclass of str is text too
             return NOT_TEXT
         text[0] = trimmed(<const char*>PyUnicode_DATA(value), PyUnicode_GET_LENGTH(value))
         return VALID
@@ -191,6 +192,13 @@ cdef inline Reason text_of(object value, Text* text) noexcept:
         return VALID
     text[0] = Text(NULL, 0)
     return ABSENT if value is None else NOT_TEXT
+
+cdef bint is_ascii(Text text) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(text.length):
+        if text.at[i] & 0x80:
+            return False
+    return True
 
 cdef inline bint same(const char* a, const char* b, Py_ssize_t length) noexcept nogil:
     cdef Py_ssize_t i
@@ -336,6 +344,8 @@ cdef Reason read_traceparent(Text text, Position* to) noexcept nogil:
             return TOO_SHORT if text.length else EMPTY
         if (at[0] == c'0' and at[1] == c'0') or at[TRACEPARENT_LENGTH] != c'-':
             return AFTER_FLAGS
+        if not is_ascii(text):
+            return NOT_TEXT
     version = tf_read2(at)
     if version < 0:
         return VERSION_NOT_HEX
@@ -410,7 +420,7 @@ cdef Reason read_b3(const Text* texts, Position* to) noexcept nogil:
         at += 2
         rest -= 2
     if rest == 1 + 16 and at[0] == c'-':
-        if not tf_read16(at + 1, &to.parent):
+        if not tf_read16(at + 1, &to.parent) or not to.parent:
             return PARENT_ID_NOT_HEX
         to.has_parent = True
         rest = 0
@@ -443,7 +453,7 @@ cdef Reason read_b3multi(const Text* texts, Position* to) noexcept nogil:
     if not tf_read16(span.at, &to.span):
         return SPAN_ID_NOT_HEX
     if parent.at != NULL:
-        if parent.length != 16 or not tf_read16(parent.at, &to.parent):
+        if parent.length != 16 or not tf_read16(parent.at, &to.parent) or not to.parent:
             return PARENT_ID_NOT_HEX
         to.has_parent = True
     return checked_ids(to)
@@ -503,36 +513,42 @@ cdef Reason read_xray(const Text* texts, Position* to) noexcept nogil:
     cdef Text part
     cdef uint64_t high, low
     cdef bint root = False, parent = False
+    cdef Text key, value
     if length == 0:
         return EMPTY
+    if not is_ascii(texts[0]):
+        return NOT_TEXT
     while length > 0:
         end = until(at, length, c';')
-        part = trimmed(at, end)
+        part = Text(at, end)
         at += end + 1
         length -= end + 1
-        if part.length >= 5 and same(part.at, b"Root=", 5):
-            if part.length != 5 + 2 + 8 + 1 + 24 or not same(part.at + 5, b"1-", 2) or part.at[5 + 2 + 8] != c'-':
+        end = until(part.at, part.length, c'=')
+        key = trimmed(part.at, end)
+        value = trimmed(part.at + end + 1, part.length - end - 1) if end < part.length else Text(part.at, 0)
+        if key.length == 4 and same(key.at, b"Root", 4):
+            if value.length != 2 + 8 + 1 + 24 or not same(value.at, b"1-", 2) or value.at[2 + 8] != c'-':
                 return WRONG_EPOCH
-            if not read_short_hex(part.at + 7, 8, &high, &low):
+            if not read_short_hex(value.at + 2, 8, &high, &low):
                 return TRACE_ID_NOT_HEX
             to.trace_high = low << 32
-            if not read_short_hex(part.at + 16, 24, &high, &low):
+            if not read_short_hex(value.at + 2 + 8 + 1, 24, &high, &low):
                 return TRACE_ID_NOT_HEX
             to.trace_high |= high
             to.trace_low = low
             root = True
-        elif part.length >= 7 and same(part.at, b"Parent=", 7):
-            if part.length != 7 + 16:
+        elif key.length == 6 and same(key.at, b"Parent", 6):
+            if value.length != 16:
                 return SPAN_ID_WIDTH
-            if not tf_read16(part.at + 7, &to.span):
+            if not tf_read16(value.at, &to.span):
                 return SPAN_ID_NOT_HEX
             parent = True
-        elif part.length >= 8 and same(part.at, b"Sampled=", 8):
-            if part.length != 9:
+        elif key.length == 7 and same(key.at, b"Sampled", 7):
+            if value.length != 1:
                 return UNKNOWN_STATE
-            if part.at[8] == c'?':
+            if value.at[0] == c'?':
                 decide(to, DEFER)
-            elif part.at[8] == c'd' or not read_b3_state(part.at[8], to):
+            elif value.at[0] == c'd' or not read_b3_state(value.at[0], to):
                 return UNKNOWN_STATE
     return checked_ids(to) if root and parent else ID_MISSING
 
@@ -558,10 +574,12 @@ cdef Reason read_datadog(const Text* texts, Position* to) noexcept nogil:
         if reason != VALID:
             return reason
         decide(to, DENY if negative or number == 0 else DEBUG if number == 2 else ACCEPT)
+    if not is_ascii(tags):
+        tags.length = 0
     while tags.length > 0:
         end = until(tags.at, tags.length, c',')
         part = trimmed(tags.at, end)
-        if part.length == 10 + 16 and same(part.at, b"_dd.p.tid=", 10) and tf_read16(part.at + 10, &number):
+        if part.length == 10 + 16 and same(part.at, b"_dd.p.tid=", 10) and tf_read16(part.at + 10, &number) and number:
             to.trace_high = number
         tags.at += end + 1
         tags.length -= end + 1
@@ -722,8 +740,10 @@ cdef tuple write_fields(int format, const Position* of, object trace_state):
             f"_dd.p.tid={hex16(of.trace_high)}" if of.trace_high else None,
         )
     if format == F_OTTRACE:
+        if of.trace_low == 0:
+            return (None, None, None)
         return (
-            hex32(of.trace_high, of.trace_low) if of.trace_high else hex16(of.trace_low),
+            hex16(of.trace_low),
             hex16(of.span),
             (None, "false", "true", "true")[decision],
         )
@@ -828,6 +848,9 @@ cdef object tracestate_text(object value):
     cdef Text text
     cdef TraceStateForm form
     if value is None or text_of(value, &text) != VALID:
+        return None
+    # Blanks count: the bound is on the header text, as it is in stock OpenTelemetry.
+    if (PyUnicode_GET_LENGTH(value) if PyUnicode_Check(value) else PyBytes_GET_SIZE(value)) > TRACESTATE_LENGTH:
         return None
     form = scan_tracestate(text.at, text.length)
     if form == TRACESTATE_BAD:
@@ -944,16 +967,17 @@ cdef bint read_baggage_member(Text member, dict into) except -1:
     if name is None or decoded is None:
         return False
     if end < member.length:
-        properties = []
+        # Kept as they came, white space and all: what is between the value and the first `;` goes in front.
+        properties = [(<bytes>member.at[value.at + value.length - member.at:end]).decode("ascii")]
         while end < member.length:
             member.at += end + 1
             member.length -= end + 1
             end = until(member.at, member.length, c';')
-            part = trimmed(member.at, end)
+            part = Text(member.at, end)
             if is_property(part):
                 properties.append((<bytes>part.at[:part.length]).decode("ascii"))
-        if properties:
-            tail = ";" + ";".join(properties)
+        if len(properties) > 1:
+            tail = ";".join(properties).rstrip(" \t")
             decoded = _baggage_value(decoded + tail, (<bytes>value.at[:value.length]).decode("ascii") + tail)
     into[name] = decoded
     return True
@@ -964,7 +988,7 @@ cdef dict read_baggage(object value, dict into):
     cdef Py_ssize_t end
     cdef bytes held
     cdef int members = 0
-    if PyUnicode_Check(value) and not PyUnicode_IS_COMPACT_ASCII(value):
+    if PyUnicode_Check(value) and not PyUnicode_IS_ASCII(value):
         # The other members are still good: a character beyond ASCII is no baggage octet and drops its own member only.
         held = (<str>value).encode("utf-8", "replace")
         value = held
@@ -1002,17 +1026,17 @@ cdef object joined(object values):
         return present[0] if present else None
     return b",".join([value if isinstance(value, bytes) else (<str>value).encode("utf-8", "replace") for value in present])
 
-cdef object percent_coded(object value):
+cdef object percent_coded(object value, uint8_t kept=UNRESERVED):
     cdef Py_ssize_t i
     cdef bytes encoded
     cdef bytearray coded
     text = value if isinstance(value, str) else str(value)
     encoded = (<str>text).encode("utf-8", "replace")
-    if all_of(encoded, len(encoded), UNRESERVED):
+    if all_of(encoded, len(encoded), kept) and b"%" not in encoded:
         return text
     coded = bytearray()
     for i in range(len(encoded)):
-        if CLASSES[<uint8_t>encoded[i]] & UNRESERVED:
+        if CLASSES[<uint8_t>encoded[i]] & kept and encoded[i] != c'%':
             coded.append(<uint8_t>encoded[i])
         else:
             coded += b"%%%02X" % <uint8_t>encoded[i]
@@ -1024,7 +1048,7 @@ def encode_baggage(members):
     cdef list sent = []
     for key, value in members.items():
         coded = (<object>value).coded if isinstance(value, BaggageValue) else percent_coded(value)
-        member = f"{percent_coded(key)}={coded}"
+        member = f"{percent_coded(key, TOKEN)}={coded}"
         if len(member) > BAGGAGE_MEMBER_LENGTH or member[0] == "=":
             log_ignored("baggage", "a member to be sent: without a name, or longer than 4096 bytes")
             continue
@@ -1221,7 +1245,7 @@ cdef class _RemoteSpan:
 
     def __setattr__(self, name, value):
         self.touched = True
-        object.__setattr__(self, name, value)
+        PyObject_GenericSetAttr(self, name, value)
 
     def __reduce__(self):
         return NonRecordingSpan, (self.get_span_context(),)
@@ -1403,7 +1427,8 @@ cdef inline bint read_numbers(PyObject* trace_id, PyObject* span_id, PyObject* f
         return False
     tf_read128(flags, &high, &low)
     to.flags = <uint8_t>low
-    to.decision = ACCEPT if low & 1 else DENY
+    if to.span and to.trace_high | to.trace_low:    # else there is nothing that anybody could have decided about
+        to.decision = ACCEPT if low & 1 else DENY
     return True
 
 cdef object position_of_span_context(object held, Position* to):
@@ -1929,6 +1954,9 @@ def in_forked_child():
 
 # ---------------------------------------------------------------------------------------- the formats' Python functions
 
+# Bits: headers whose loss costs nothing of the position.
+cdef uint32_t IGNORABLE = 1u << <int>H_TRACESTATE | 1u << <int>H_B3_FLAGS | 1u << <int>H_DATADOG_ORIGIN | 1u << <int>H_DATADOG_TAGS
+
 cdef Reason read_values(int format, tuple values, Position* to) except FAILED:
     cdef Text texts[MOST_FIELDS]
     cdef Py_ssize_t given = PyTuple_GET_SIZE(values), i
@@ -1937,8 +1965,10 @@ cdef Reason read_values(int format, tuple values, Position* to) except FAILED:
         return read_binary(<object>PyTuple_GET_ITEM(values, 0) if given else None, to)
     for i in range(COUNT[format]):
         reason = text_of(<object>PyTuple_GET_ITEM(values, i) if i < given else None, &texts[i])
-        if reason == NOT_TEXT and (format, i) != (<int>F_TRACECONTEXT, 1):
-            return NOT_TEXT
+        if reason == NOT_TEXT:
+            if not IGNORABLE >> (FIRST[format] + i) & 1:
+                return NOT_TEXT
+            texts[i] = Text(NULL, 0)
         if i == 0 and reason == ABSENT and COUNT[format] <= 2:
             return ABSENT
     return read_position(format, texts, to)
@@ -2304,8 +2334,11 @@ cdef Reason read_several(Carrier* c, int format, Position* to) except FAILED:
         held[i] = <PyObject*>value
         used = i + 1
         if text_of(value, &texts[i]) == NOT_TEXT:
-            reason = NOT_TEXT
-            break
+            if IGNORABLE >> (FIRST[format] + i) & 1:
+                texts[i] = Text(NULL, 0)
+            else:
+                reason = NOT_TEXT
+                break
         if texts[i].at != NULL and LEADING[format] >> (FIRST[format] + i) & 1:
             leading = True
         if not leading and i == 0 and format != F_B3MULTI:

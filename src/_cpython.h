@@ -144,7 +144,7 @@ static inline const char *tf_ascii(PyObject *text, Py_ssize_t *length) {
         *length = PyBytes_GET_SIZE(text);
         return PyBytes_AS_STRING(text);
     }
-    if (PyUnicode_Check(text) && PyUnicode_IS_COMPACT_ASCII(text)) {
+    if (PyUnicode_Check(text) && PyUnicode_IS_ASCII(text)) {
         *length = PyUnicode_GET_LENGTH(text);
         return (const char *)PyUnicode_DATA(text);
     }
@@ -155,7 +155,7 @@ static inline const char *tf_ascii(PyObject *text, Py_ssize_t *length) {
 static inline unsigned tf_name_length(PyObject *name) {
     Py_ssize_t length = 0;
     if (PyBytes_Check(name)) length = PyBytes_GET_SIZE(name);
-    else if (PyUnicode_Check(name) && PyUnicode_IS_COMPACT_ASCII(name)) length = PyUnicode_GET_LENGTH(name);
+    else if (PyUnicode_Check(name) && PyUnicode_IS_ASCII(name)) length = PyUnicode_GET_LENGTH(name);
     return length < 32 ? (unsigned)length : 0;
 }
 

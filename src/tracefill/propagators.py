@@ -11,6 +11,7 @@ Each entry point has a class of its own, because OpenTelemetry drops the second 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 from urllib.parse import unquote
@@ -101,6 +102,9 @@ class DatadogPropagator(Propagator, TextMapPropagator):
         super().__init__(("datadog",), ("datadog",), defer=defer)
 
 
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
+
+
 class _PrefixBaggage(Propagator, TextMapPropagator):
     """The two formats of old whose baggage is a header a member."""
 
@@ -123,11 +127,8 @@ class _PrefixBaggage(Propagator, TextMapPropagator):
         context = get_current() if context is None else context
         super().inject(carrier, context, setter)
         for name, value in _baggage.get_all(context).items():
-            setter.set(carrier, self._prefix + name, self._coded(value))
-
-    @staticmethod
-    def _coded(value: object) -> str:
-        return _codec.percent_encode(str(value))
+            if _TOKEN.fullmatch(name):  # anything else could end the header and begin another one
+                setter.set(carrier, self._prefix + name, _codec.percent_encode(str(value)))
 
 
 class JaegerPropagator(_PrefixBaggage):
