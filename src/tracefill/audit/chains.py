@@ -26,7 +26,6 @@ from tracefill.audit.causes.shapes import (
     first_roots,
     id_truncated,
     several_roots,
-    truncated_edges,
 )
 from tracefill.audit.causes.timing import clock_skew, exported_twice, glued, late_children, premature_end
 from tracefill.audit.clocks import Clocks
@@ -64,11 +63,11 @@ def audit(
     """
     window = Window.of(spans, edge_seconds)
     forest = Forest(spans)
-    entries = Entries(forest, tuple(outside))
-    missing = missing_parents(forest, entries.explained)
+    entries, clocks = Entries(forest, tuple(outside)), Clocks(forest)
+    missing = missing_parents(forest, clocks, entries.explained)
     put_down_to_window = ~window.holds(missing.first_start)
     atlas = Atlas(forest)
-    found = list(_find(forest, atlas, window, entries, missing.only(~put_down_to_window)))
+    found = list(_find(forest, atlas, clocks, window, entries, missing.only(~put_down_to_window)))
     chains = Chains(forest, found, missing.child[put_down_to_window], entries.outside)
     report = Report(forest, atlas, found, examples)
     return {
@@ -92,7 +91,7 @@ class Entries:
     def __init__(self, forest: Forest, outside: tuple[str, ...]) -> None:
         self.forest = forest
         self.is_named_outside = self._named(outside)
-        truncated, _ = truncated_edges(forest)
+        truncated, _ = forest.truncated_edges
         lacking = np.setdiff1d(np.flatnonzero(forest.lacks_parent & forest.is_far_kind), truncated)
         operation = forest.operation[lacking]
         strangers = ~forest.is_called[operation] | self.is_named_outside[operation] if len(lacking) else lacking
@@ -113,11 +112,10 @@ class Entries:
             named[operation] = any(pattern.fullmatch(text) for text in names for pattern in patterns)
         return named
 
-    @property
-    def may_be_torn_off(self) -> Array:
+    def may_be_torn_off(self, clocks: Clocks) -> Array:
         """Rows without a parent that begin their trace, and are not called by strangers."""
         forest = self.forest
-        first = first_roots(forest, self.roots)
+        first = first_roots(forest, clocks, self.roots)
         first = first[forest["parent_id"][first] == 0]
         operation = forest.operation[first]
         called_by_strangers = operation >= 0
@@ -126,17 +124,16 @@ class Entries:
 
 
 def _find(
-    forest: Forest, atlas: Atlas, window: Window, entries: Entries, missing: MissingParents
+    forest: Forest, atlas: Atlas, clocks: Clocks, window: Window, entries: Entries, missing: MissingParents
 ) -> Iterator[Instances]:
     """All causes, in the order of the contract."""
-    clocks = Clocks(forest)
-    roots = entries.may_be_torn_off
+    roots = entries.may_be_torn_off(clocks)
     yield from far_sides(forest, atlas.targets, clocks, window, roots)
     yield from id_truncated(forest)
     yield from handoffs(forest, roots)
-    yield from find_missing(forest, atlas, missing, window)
-    yield from duplicate_id(forest)
-    yield from several_roots(forest, entries.roots, entries.outside)
+    yield from find_missing(forest, atlas, clocks, missing, window)
+    yield from duplicate_id(forest, clocks)
+    yield from several_roots(forest, atlas, clocks, entries.roots, entries.outside)
     yield from cycle(forest)
     late = late_children(forest)
     runs = list(glued(forest, late))
@@ -241,7 +238,9 @@ class Report:
     def __init__(self, forest: Forest, atlas: Atlas, found: list[Instances], examples: int | None) -> None:
         self.forest, self.atlas, self.found, self.examples = forest, atlas, found, examples
         self.strings = forest.spans.strings
-        self.routes = [atlas.routes(one.far, one.near, layer=_LAYER_OF_CAUSE.get(one.cause)) for one in found]
+        self.routes = [
+            atlas.routes(one.far, one.near, source=one.source, layer=_LAYER_OF_CAUSE.get(one.cause)) for one in found
+        ]
         self._edges = self._count_edges()
 
     def _names(self, routes: Routes, at: int) -> dict[str, str]:

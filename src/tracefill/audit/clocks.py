@@ -26,37 +26,38 @@ class Clocks:
     """The offset of every process, in nanoseconds, against the clocks of the first callers.
 
     The offset between two processes is the median of (middle of SERVER - middle of its CLIENT) over the calls between
-    them. Processes are joined by their busiest calls first, so that each offset goes back to one clock; `island` tells
-    which processes are joined: only their clocks are comparable.
+    them. Processes are joined by their busiest calls first, so that each offset goes back to one clock. What no call
+    joins is joined by messages, which is far less exact: a message may wait, but it is never received before it is
+    sent, so the least delay between two processes is next to none. Processes are of one island when they are joined.
     """
 
     def __init__(self, forest: Forest) -> None:
         size = len(forest.spans.strings)
         self.offset = np.zeros(size, np.int64)
         self.island = np.arange(size)
-        self._members: dict[int, list[int]] = {}
-        self._between = _between(forest)
-        for caller, callee, difference in _pairs(forest, *self._between.calls, median=True):
-            self.join(caller, callee, difference)
+        calls, messages = _between(forest)
+        self._join(_pairs(forest, *calls, median=True))
+        self.island_of_calls = self.island.copy()
+        self._join(_pairs(forest, *messages, median=False))
 
-    def join_by_messages(self, forest: Forest) -> None:
-        """Joins what no call has joined: a message may wait, but is never received before it is sent, so the least
-        delay between two processes is next to none. Far less exact than calls."""
-        for sender, receiver, difference in _pairs(forest, *self._between.messages, median=False):
-            self.join(sender, receiver, difference)
+    def _join(self, pairs: Iterator[tuple[int, int, int]]) -> None:
+        """Makes one island of both processes of each pair (caller, callee, callee's clock minus the caller's)."""
+        members: dict[int, list[int]] = {}
+        for island in np.unique(self.island[self.island != np.arange(len(self.island))]).tolist():
+            members[island] = np.flatnonzero(self.island == island).tolist()
+        for caller, callee, difference in pairs:
+            ours, theirs = int(self.island[caller]), int(self.island[callee])
+            if ours != theirs:
+                moved = members.pop(theirs, [theirs])
+                self.offset[moved] += difference + self.offset[caller] - self.offset[callee]
+                self.island[moved] = ours
+                members.setdefault(ours, [ours]).extend(moved)
 
-    def join(self, caller: int, callee: int, difference: int) -> None:
-        """Both are one island from now on; `difference` is the callee's clock minus the caller's."""
-        ours, theirs = int(self.island[caller]), int(self.island[callee])
-        if ours != theirs:
-            moved = self._members.pop(theirs, [theirs])
-            self.offset[moved] += difference + self.offset[caller] - self.offset[callee]
-            self.island[moved] = ours
-            self._members.setdefault(ours, [ours]).extend(moved)
-
-    def shift(self, process: int, to: int, offset: int) -> None:
-        """Takes a further offset off this process and makes it of one island with the other process."""
-        self.join(to, process, int(self.offset[process] - self.offset[to]) + offset)
+    def shift(self, process: int, to: int, offset: int, islands: Array) -> None:
+        """Takes a further offset off this process and what is joined with it, and joins them with the other process."""
+        moved = islands == islands[process]
+        self.offset[moved] += offset
+        islands[moved] = islands[to]
 
     def start(self, forest: Forest, rows: Array) -> Array:
         """When the spans of these rows started, by one clock."""

@@ -14,8 +14,8 @@ _MODULES = {
 }
 _NAMES = """
     aio_pika aiohttp aiokafka aiosqlite apscheduler arq asgi asyncpg celery confluent dbapi django dramatiq fastapi
-    flask grpc httpx huey kafka kombu mysqlclient pika psycopg psycopg2 pycurl pymysql redis requests rq schedule sqlalchemy
-    sqlite3 starlette threads urllib urllib3 wsgi
+    flask grpc httpx huey kafka kombu mysqlclient pika psycopg psycopg2 pycurl pymysql redis requests rq schedule
+    sqlalchemy sqlite3 starlette threads urllib urllib3 wsgi
 """
 _KNOWN = frozenset(_NAMES.split())
 

@@ -170,7 +170,7 @@ class Forest:
 
     @cached_property
     def senders(self) -> Array:
-        """Rows of CLIENT and PRODUCER spans that call somebody themselves: no databases, the innermost of nested ones."""
+        """Rows of CLIENT and PRODUCER spans that call somebody: no databases, and the innermost of nested ones."""
         inner = np.flatnonzero(self.is_near_kind & (self.parent >= 0))
         outer = self.parent[inner]
         sends = self.is_near_kind & ~self["database"]
@@ -178,15 +178,32 @@ class Forest:
         return np.flatnonzero(sends)
 
     @cached_property
+    def truncated_edges(self) -> tuple[Array, Array]:
+        """(far, near) rows over every place where a trace id lost its upper half."""
+        first = self.trace_starts[:-1]
+        high, low = self["trace_id_high"][first], self["trace_id_low"][first]
+        short, long = np.flatnonzero(high == 0), np.flatnonzero(high != 0)
+        if not len(short) or not len(long):
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        order = np.argsort(low[long], kind="stable")
+        found = look_up(low[long][order], low[short])
+        full = np.full(self.trace_count, -1)
+        full[short] = np.where(found >= 0, long[order][found], -1)
+        far = np.flatnonzero(self.lacks_parent & (full[self.trace] >= 0))
+        near = self.find(full[self.trace[far]], self["parent_id"][far])
+        return far[near >= 0], near[near >= 0]
+
+    @cached_property
     def reached(self) -> tuple[Array, Array]:
-        """(row, service) wherever a span is continued elsewhere: by a child, or by a link."""
+        """(row, service) wherever a span is continued elsewhere: by a child, by a link, under half of the trace id."""
         child = np.flatnonzero(self.parent >= 0)
         parent = self.parent[child]
         elsewhere = self.is_far_kind[child] | (self["process"][child] != self["process"][parent])
         linking, linked = self.links
+        truncated, cut_from = self.truncated_edges
         return (
-            np.concatenate([parent[elsewhere], linked]),
-            np.concatenate([self["service"][child[elsewhere]], self["service"][linking]]),
+            np.concatenate([parent[elsewhere], linked, cut_from]),
+            self["service"][np.concatenate([child[elsewhere], linking, truncated])],
         )
 
     @cached_property

@@ -44,10 +44,11 @@ class Atlas:
     def __init__(self, forest: Forest) -> None:
         self.forest, self.targets = forest, Targets(forest)
 
-    def routes(self, far: Array, near: Array, *, layer: int | None = None) -> Routes:
-        """The routes to the far rows; `near` rows may be -1. The layer is told by the far span unless it is given."""
+    def routes(self, far: Array, near: Array, *, source: Array | None = None, layer: int | None = None) -> Routes:
+        """The routes to the far rows; `near` rows may be -1. Told by the spans unless they are given: the services
+        they come from, and the layer."""
         forest = self.forest
-        source = self.sources(far, near)
+        source = self.sources(far, near) if source is None else source
         found = near >= 0
         layers = self._layers(far, own=~found & (source == forest["service"][far]))
         if layer is not None:
@@ -108,6 +109,12 @@ class Atlas:
             for service in reversed(usual):
                 callers[ours[self._is_called_in_vain(far[ours], service)]] = service
         return callers
+
+    def usually_calls(self, service: Array, far: Array) -> Array:
+        """Whether each service is seen to call the operation of each SERVER or CONSUMER."""
+        known, near = self.forest.crossings
+        pairs = combine(self.forest["service"][near], self.forest.operation[known])
+        return is_in(combine(service, self.forest.operation[far]), pairs)
 
     @cached_property
     def _callers_of(self) -> dict[int, list[int]]:

@@ -44,6 +44,7 @@ class Instances:
     evidence: str  # may name {count}, {total}, {kept}, {from_}, {to} and {via} of the finding
     also_possible: tuple[str, ...] = ()
     weight: Array | None = None  # how many instances each far span stands for; one each where it is None
+    source: Array | None = None  # the services that the near spans belong to, where they are not in the data
 
     @property
     def breaks(self) -> bool:
@@ -56,8 +57,8 @@ def nowhere(rows: Array) -> Array:
 
 
 def instances(
-    cause: str, far: Array, near: Array, evidence: str, also_possible: tuple[str, ...] = (), weight: Array | None = None
+    cause: str, far: Array, near: Array, evidence: str, also_possible: tuple[str, ...] = (), **more: Array
 ) -> Iterator[Instances]:
     """What was found, or nothing at all."""
     if len(far):
-        yield Instances(cause, far, near, evidence, also_possible, weight)
+        yield Instances(cause, far, near, evidence, also_possible, **more)

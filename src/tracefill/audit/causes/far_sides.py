@@ -21,7 +21,7 @@ from tracefill.audit.pairing import NOBODY, covered, pair_calls, pair_messages
 from tracefill.audit.targets import METHODS, Targets
 from tracefill.audit.window import Window
 
-CHANCE = 0.01
+CHANCE = 0.0001
 A_HANDFUL = 5  # of fewer far sides nothing can be said about chance
 CLOCKS_DIFFER_NS = 5_000_000  # what clocks may still differ after their offset is taken off
 SENDERS_DIFFER_NS = 1_000_000_000  # the same where only messages tell the offset
@@ -130,18 +130,17 @@ class Meetings:
         taken = np.zeros(len(self.forest), bool)
         for place in self._services(far[~by_message]):
             place.near = place.near[~taken[place.near]]
-            self._align_clocks(place, offset_of_calls)
+            self._align_clocks(place, self.clocks.island_of_calls, offset_of_calls)
             near_of[place.far] = pairs = self._pair_service(place)
             taken[pairs[pairs >= 0]] = True
-        self.clocks.join_by_messages(self.forest)
         for place in self._topics(far[by_message]):
-            self._align_clocks(place, offset_of_messages)
+            self._align_clocks(place, self.clocks.island, offset_of_messages)
             near_of[place.far] = self._pair_topic(place)
         return near_of[far]
 
     def _senders(self, *, of_messages: bool) -> Array:
         senders = self.forest.senders
-        return senders[self.targets.is_of_message(senders) == of_messages]
+        return np.asarray(senders[self.targets.is_of_message(senders) == of_messages])
 
     def _without_far_side_in(self, near: Array, service: int) -> Array:
         """Those of the near rows that nobody in the service continues, not even a span that was lost since."""
@@ -256,14 +255,14 @@ class Meetings:
         ]
         return np.where(np.array(real, bool)[numbers], pairs, NOBODY)
 
-    def _align_clocks(self, place: Place, offset_of: Callable[[Spells, Spells], int]) -> None:
+    def _align_clocks(self, place: Place, islands: Array, offset_of: Callable[[Spells, Spells], int]) -> None:
         """Sets the clocks of processes that nobody is seen calling by what began anew in them."""
         forest, clocks = self.forest, self.clocks
         callers, callees = forest["process"][place.near], forest["process"][place.far]
         for process in np.unique(callees).tolist():
-            if len(callers) and (clocks.island[callers] != clocks.island[process]).all():
+            if len(callers) and (islands[callers] != islands[process]).all():
                 offset = offset_of(self._time(place.near), self._time(place.far[callees == process]))
-                clocks.shift(process, int(callers[0]), offset)
+                clocks.shift(process, int(callers[0]), offset, islands)
 
 
 def _no_keys(place: Place) -> tuple[Array, Array]:

@@ -16,7 +16,7 @@ from tracefill.audit.causes import ROUNDING_NS, Instances, instances
 from tracefill.audit.chance import chance_of
 from tracefill.audit.forest import Forest
 from tracefill.audit.numbering import Array, combine, dense, group, is_in, look_up
-from tracefill.audit.pairing import covered, pair_calls
+from tracefill.audit.pairing import covered, pair_calls, pair_messages
 from tracefill.audit.spans import CONSUMER
 
 NEARLY_ALWAYS = 0.9
@@ -37,8 +37,8 @@ def handoffs(forest: Forest, roots: Array) -> Iterator[Instances]:
         return
     names = Names(forest, rows)
     inside, after = _inside_requests(forest, names), _after_consumers(forest, names)
-    is_after = (after.near >= 0) & (after.chance <= inside.chance)
-    is_inside = (inside.near >= 0) & ~is_after
+    is_after = (after.near >= 0) & (after.chance <= inside.chance) & _is_torn_off(forest, rows, after.near)
+    is_inside = (inside.near >= 0) & ~is_after & _is_torn_off(forest, rows, inside.near)
     yield from instances(
         "handoff_lost", rows[is_inside], inside.near[is_inside],
         "{count} of {total} runs of {via} began a new trace while a request was open in the same process",
@@ -47,6 +47,11 @@ def handoffs(forest: Forest, roots: Array) -> Iterator[Instances]:
         "scope_too_short", rows[is_after], after.near[is_after],
         "{count} spans began a new trace right after the CONSUMER span had ended without children in the same process",
     )  # fmt: skip
+
+
+def _is_torn_off(forest: Forest, rows: Array, near: Array) -> Array:
+    """Whether the trace is another one: a second root in one trace is several_roots."""
+    return np.asarray(forest.trace[rows] != forest.trace[near])
 
 
 class Names:
@@ -300,38 +305,54 @@ def _after_consumers(forest: Forest, names: Names) -> Suspicion:
     near, chance = np.full(len(names.rows), NOBODY), np.ones(len(names.rows))
     ended, stands_for = consumers, consumers  # rows after whose end a root may begin, and the CONSUMER of each
     for _ in range(ROUNDS if len(consumers) else 0):
-        found, likelihood = _right_after(forest, names, ended, stands_for, near < 0)
-        if not (found >= 0).any():
+        found, likelihood = Endings(forest, names, ended).followed_by(near < 0)
+        new = found >= 0
+        if not new.any():
             break
-        near, chance = np.where(found >= 0, found, near), np.where(found >= 0, likelihood, chance)
-        ended = np.concatenate([ended, names.rows[found >= 0]])
-        stands_for = np.concatenate([stands_for, found[found >= 0]])
+        near[new], chance[new] = stands_for[found[new]], likelihood[new]
+        ended, stands_for = np.append(ended, names.rows[new]), np.append(stands_for, near[new])
     return Suspicion(near, chance)
 
 
-def _right_after(forest: Forest, names: Names, ended: Array, stands_for: Array, free: Array) -> tuple[Array, Array]:
-    """For each free root the CONSUMER it follows, or -1, and the chance of it; by the narrowest gap that tells."""
-    rows, end = names.rows, forest["end"][ended]
-    process, values = dense(
-        np.concatenate([forest["process"][ended], forest["process"][rows]]), len(forest.spans.strings)
-    )
-    lives = _lives(forest, values)
-    of_root = process[len(ended) :]
-    start = forest["start"][rows] + ROUNDING_NS
-    near, chance = np.full(len(rows), NOBODY), np.ones(len(rows))
-    for gap in RIGHT_AFTER_NS:
-        lanes = Lanes(np.arange(len(ended)), process[: len(ended)], end, end + gap)
-        at = lanes.before(of_root, start)
-        follows = free & (at >= 0)
-        follows[follows] = start[follows] - lanes.start[at[follows]] <= gap
-        shares = np.array([lanes.share_of_time(number, life) for number, life in enumerate(lives)])[of_root]
+class Endings:
+    """Ends of spans, and the roots that begin right after them in the same process."""
+
+    def __init__(self, forest: Forest, names: Names, ended: Array) -> None:
+        self.names = names
+        self._end, self._start = forest["end"][ended], forest["start"][names.rows] + ROUNDING_NS
+        both = np.concatenate([forest["process"][ended], forest["process"][names.rows]])
+        number, processes = dense(both, len(forest.spans.strings))
+        self._process, self._process_of_root = number[: len(ended)], number[len(ended) :]
+        self._lives = _lives(forest, processes)
+
+    def followed_by(self, free: Array) -> tuple[Array, Array]:
+        """For each free root the number of the end it follows, or -1, and the chance of it; by the narrowest gap that
+        tells anything."""
+        found, chance = np.full(len(free), NOBODY), np.ones(len(free))
+        for gap in RIGHT_AFTER_NS:
+            followed, likelihood = self._within(gap, free & (found < 0))
+            found, chance = np.where(followed >= 0, followed, found), np.where(followed >= 0, likelihood, chance)
+        return found, chance
+
+    def _within(self, gap: int, free: Array) -> tuple[Array, Array]:
+        names = self.names
+        lanes = Lanes(np.arange(len(self._end)), self._process, self._end, self._end + gap)
+        latest = lanes.latest_open(self._process_of_root, self._start)
+        latest[~free] = NOBODY
+        shares = np.array([lanes.share_of_time(number, life) for number, life in enumerate(self._lives)])
+        means = _mean(shares[self._process_of_root], names)
         tries = np.bincount(names.number[free], minlength=len(names))
-        hits = np.bincount(names.number[follows], minlength=len(names))
-        means = _mean(shares, names)
+        hits = np.bincount(names.number[latest >= 0], minlength=len(names))
+        chance = np.ones(len(names))
         for number in np.flatnonzero(hits).tolist():
-            likelihood = chance_of(int(hits[number]), int(tries[number]), means[number])
-            ours = follows & (names.number == number) & (near < 0)
-            if likelihood < CHANCE or (gap <= LITERALLY_RIGHT_AFTER_NS and names.have_few_requests[number]):
-                near[ours] = stands_for[lanes.rows[at[ours]]]
-                chance[ours] = likelihood
-    return near, chance
+            chance[number] = chance_of(int(hits[number]), int(tries[number]), means[number])
+        literally = names.have_few_requests & (gap <= LITERALLY_RIGHT_AFTER_NS)
+        latest[~((chance < CHANCE) | literally)[names.number]] = NOBODY
+        return self._in_turn(latest, gap), chance[names.number]
+
+    def _in_turn(self, latest: Array, gap: int) -> Array:
+        """Ends are followed in the order they came, each by one root where that is possible."""
+        follows = np.flatnonzero(latest >= 0)
+        pairs = pair_messages(self._end, self._start[follows], self._process, self._process_of_root[follows], gap)
+        latest[follows] = np.where(pairs >= 0, pairs, latest[follows])
+        return latest

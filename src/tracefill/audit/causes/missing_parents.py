@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from tracefill.audit.causes import Instances, instances, nowhere
+from tracefill.audit.causes import NOWHERE, Instances, instances, nowhere
 from tracefill.audit.chance import is_steady
+from tracefill.audit.clocks import Clocks
 from tracefill.audit.forest import Forest
 from tracefill.audit.numbering import Array, combine, earliest, group
 from tracefill.audit.routes import Atlas
@@ -17,6 +19,8 @@ from tracefill.audit.window import Window
 STEADY_SHARE = 0.2
 STEADY_LEAST = 5
 EXPORT_DELAY_NS = 5_000_000_000  # spans wait this long in a batch, and are lost with the process
+PAUSES = 5  # a process is clearly silent after so many times its usual pause between two spans
+EDGE_TO_THE_VERY_END = 10
 
 
 @dataclass
@@ -34,7 +38,7 @@ class MissingParents:
         return MissingParents(self.child[which], self.first_start[which], self.last_end[which])
 
 
-def missing_parents(forest: Forest, explained: Array) -> MissingParents:
+def missing_parents(forest: Forest, clocks: Clocks, explained: Array) -> MissingParents:
     """Every parent that is not in the data, but for those of the `explained` rows (roots, truncated ids)."""
     lacks = forest.lacks_parent.copy()
     lacks[explained] = False
@@ -42,18 +46,24 @@ def missing_parents(forest: Forest, explained: Array) -> MissingParents:
     if not len(rows):
         return MissingParents(rows, forest["start"][rows], forest["end"][rows])
     _, counts, numbers = group(combine(forest.trace[rows], forest["parent_id"][rows]))
-    child = rows[earliest(numbers, forest["start"][rows], rows)]
+    child = rows[earliest(numbers, clocks.start(forest, rows), rows)]
     last_end = np.full(len(counts), np.iinfo(np.int64).min)
     np.maximum.at(last_end, numbers, forest["end"][rows])
     return MissingParents(child, forest["start"][child], last_end)
 
 
-def find_missing(forest: Forest, atlas: Atlas, missing: MissingParents, window: Window) -> Iterator[Instances]:
+def find_missing(
+    forest: Forest, atlas: Atlas, clocks: Clocks, missing: MissingParents, window: Window
+) -> Iterator[Instances]:
     """The cause of each missing parent."""
     callers = atlas.sources(missing.child, nowhere(missing.child))
-    unfinished = is_unfinished(forest, missing, callers, window)
+    silent = Silence(forest, atlas, clocks, window).callers(missing, callers)
+    unfinished = (silent != NOWHERE) | goes_on_to_the_end(missing, window)
     yield from _found(
-        "unfinished", missing.only(unfinished), "{count} parents were still open when their process was last heard of"
+        "unfinished",
+        missing.only(unfinished),
+        np.where(silent != NOWHERE, silent, callers)[unfinished],
+        "{count} parents were still open when their process was last heard of, or when the window ends",
     )
     missing, callers = missing.only(~unfinished), callers[~unfinished]
     sampled = is_sampled_out(forest, atlas, missing, callers, window)
@@ -61,74 +71,118 @@ def find_missing(forest: Forest, atlas: Atlas, missing: MissingParents, window: 
     yield from _found(
         "sampled_out",
         missing.only(sampled),
+        callers[sampled],
         "{count} of {total} calls lack their parent, evenly over the time: {from_} drops what {to} keeps",
         ("not_exported",),
     )
     yield from _found(
         "not_exported",
         missing.only(~sampled & remote),
+        callers[~sampled & remote],
         "{count} of {total} calls lack their parent; no sampler drops so few, or in such bursts",
         ("sampled_out",),
     )
     yield from _found(
-        "not_exported", missing.only(~sampled & ~remote), "{count} spans of {to} lack the parent in their own process"
+        "not_exported",
+        missing.only(~sampled & ~remote),
+        callers[~sampled & ~remote],
+        "{count} spans of {to} lack the parent in their own process",
     )
 
 
 def _found(
-    cause: str, missing: MissingParents, evidence: str, also_possible: tuple[str, ...] = ()
+    cause: str, missing: MissingParents, source: Array, evidence: str, also_possible: tuple[str, ...] = ()
 ) -> Iterator[Instances]:
-    yield from instances(cause, missing.child, nowhere(missing.child), evidence, also_possible)
+    yield from instances(cause, missing.child, nowhere(missing.child), evidence, also_possible, source=source)
 
 
 # --- unfinished ---
 
 
-def is_unfinished(forest: Forest, missing: MissingParents, callers: Array, window: Window) -> Array:
-    """Whether the parent was open when its process fell silent, or is still open as far as the window goes."""
-    goes_on = missing.last_end >= window.end - window.edge
-    return goes_on & (window.edge > 0) | _was_open_at_the_last(forest, missing, callers)
+def goes_on_to_the_end(missing: MissingParents, window: Window) -> Array:
+    """Whether the children go on as far as the window does: to its very end, or over a whole edge into the last one."""
+    rest = window.end - missing.last_end
+    within_edge = (rest <= window.edge) & (missing.last_end - missing.first_start >= window.edge)
+    return np.asarray((rest <= window.edge // EDGE_TO_THE_VERY_END) | within_edge)
 
 
-def _was_open_at_the_last(forest: Forest, missing: MissingParents, callers: Array) -> Array:
-    last_heard = np.full(len(forest.spans.strings), np.iinfo(np.int64).min)
-    np.maximum.at(last_heard, forest["process"], forest["end"])
-    longest = _longest_request(forest)
-    # A process inside of which the children ran is known. One that called is any of the caller's in this trace.
-    remote = forest.is_far_kind[missing.child]
-    service = np.where(remote, callers, forest["service"][missing.child])
-    silent = np.zeros(len(missing), bool)
-    at, process = _suspects(forest, missing, remote, service)
-    last = last_heard[process]
-    first, end = missing.first_start[at], missing.last_end[at]
-    could_last_until = np.maximum(end, first + longest[service[at]])
-    heard_before = remote[at] & (last + EXPORT_DELAY_NS >= first)
-    silent_after = (last <= could_last_until) & (heard_before | ~remote[at])
-    silent[at[silent_after]] = True
-    return silent
+class Silence:
+    """Processes that were not heard of again, and what was open in them then."""
 
+    def __init__(self, forest: Forest, atlas: Atlas, clocks: Clocks, window: Window) -> None:
+        self.forest, self.atlas, self.clocks = forest, atlas, clocks
+        process, size = forest["process"], len(forest.spans.strings)
+        first, self._last = np.full(size, np.iinfo(np.int64).max), np.full(size, np.iinfo(np.int64).min)
+        np.minimum.at(first, process, forest["start"])
+        np.maximum.at(self._last, process, forest["end"])
+        pause = (self._last - first) // np.maximum(np.bincount(process, minlength=size), 1)
+        self._is_clear = window.end - self._last > PAUSES * pause
 
-def _longest_request(forest: Forest) -> Array:
-    """For each service how long its longest SERVER or CONSUMER span took: a parent may have been open for so long."""
-    longest = np.zeros(len(forest.spans.strings), np.int64)
-    rows = np.flatnonzero(forest.is_far_kind)
-    np.maximum.at(longest, forest["service"][rows], forest["end"][rows] - forest["start"][rows])
-    return longest
+    def callers(self, missing: MissingParents, usual: Array) -> Array:
+        """For each missing parent the service in a silent process of which it was open; -1 where there is none."""
+        service = np.full(len(missing), NOWHERE, np.int64)
+        for suspects in (self._inside, self._in_trace, self._elsewhere):
+            at, process = suspects(missing, usual)
+            untold = service[at] < 0
+            at, process = at[untold], process[untold]
+            silent = self._fell_silent(missing, at, process)
+            service[at[silent]] = self._service_of[process[silent]]
+        return service
 
+    def _fell_silent(self, missing: MissingParents, at: Array, process: Array) -> Array:
+        """Whether the process was last heard of while the parent was open, as far as can be told: not after its last
+        child; or clearly, and not after the longest of requests would have ended."""
+        own = self.forest["process"][missing.child[at]]
+        last = self._last[process] - self.clocks.offset[process] + self.clocks.offset[own]
+        first, end = missing.first_start[at], missing.last_end[at]
+        heard_of = (own == process) | (last + EXPORT_DELAY_NS >= first)
+        longest = first + self._longest_request[self._service_of[process]]
+        return np.asarray(heard_of & ((last <= end) | (self._is_clear[process] & (last <= longest))))
 
-def _suspects(forest: Forest, missing: MissingParents, remote: Array, service: Array) -> tuple[Array, Array]:
-    """(number of the missing parent, process it may have been in): as many as there are in its trace."""
-    local = np.flatnonzero(~remote)
-    away = np.flatnonzero(remote)
-    trace = forest.trace[missing.child[away]]
-    lengths = forest.trace_starts[trace + 1] - forest.trace_starts[trace]
-    at = np.repeat(away, lengths)
-    rows = np.arange(len(at)) + np.repeat(forest.trace_starts[trace] - (np.cumsum(lengths) - lengths), lengths)
-    callers_own = forest["service"][rows] == service[at]
-    return (
-        np.concatenate([local, at[callers_own]]),
-        np.concatenate([forest["process"][missing.child[local]], forest["process"][rows[callers_own]]]),
-    )
+    @cached_property
+    def _service_of(self) -> Array:
+        """The service of each process."""
+        services = np.zeros(len(self.forest.spans.strings), np.int64)
+        services[self.forest["process"]] = self.forest["service"]
+        return services
+
+    @cached_property
+    def _longest_request(self) -> Array:
+        """For each service how long its requests take at most, but for one in a hundred."""
+        forest = self.forest
+        rows = np.flatnonzero(forest.is_far_kind)
+        service, duration = forest["service"][rows], forest["end"][rows] - forest["start"][rows]
+        order = np.lexsort((duration, service))
+        services, begins, counts = np.unique(service[order], return_index=True, return_counts=True)
+        longest = np.zeros(len(forest.spans.strings), np.int64)
+        longest[services] = duration[order][begins + counts - 1 - counts // 100]
+        return longest
+
+    # Each gives pairs: the number of a missing parent, and a process that it may have been in.
+
+    def _inside(self, missing: MissingParents, usual: Array) -> tuple[Array, Array]:
+        """Parents inside a process are in that of their children."""
+        local = np.flatnonzero(~self.forest.is_far_kind[missing.child])
+        return local, self.forest["process"][missing.child[local]]
+
+    def _in_trace(self, missing: MissingParents, usual: Array) -> tuple[Array, Array]:
+        """Whoever called may be any process of the trace that is seen to call the operation."""
+        remote = np.flatnonzero(self.forest.is_far_kind[missing.child])
+        trace = self.forest.trace[missing.child[remote]]
+        begins, lengths = self.forest.trace_starts[trace], np.diff(self.forest.trace_starts)[trace]
+        at = np.repeat(remote, lengths)
+        rows = np.arange(len(at)) + np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)
+        calls = self.atlas.usually_calls(self.forest["service"][rows], missing.child[at])
+        return at[calls], self.forest["process"][rows[calls]]
+
+    def _elsewhere(self, missing: MissingParents, usual: Array) -> tuple[Array, Array]:
+        """If the usual caller has no span in the trace, it may be any of its processes that are clearly silent."""
+        remote = np.flatnonzero(self.forest.is_far_kind[missing.child])
+        remote = remote[~self.atlas.are_in_trace(missing.child[remote], usual[remote])]
+        processes = np.unique(self.forest["process"])
+        processes = processes[self._is_clear[processes]]
+        pairs = np.nonzero(usual[remote][:, None] == self._service_of[processes][None, :])
+        return remote[pairs[0]], processes[pairs[1]]
 
 
 # --- sampled out ---

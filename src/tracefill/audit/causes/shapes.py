@@ -6,24 +6,28 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tracefill.audit.causes import Instances, instances
+from tracefill.audit.causes import Instances, instances, nowhere
+from tracefill.audit.clocks import Clocks
 from tracefill.audit.forest import Forest
 from tracefill.audit.numbering import Array, earliest, look_up
+from tracefill.audit.routes import Atlas
 
 
-def duplicate_id(forest: Forest) -> Iterator[Instances]:
+def duplicate_id(forest: Forest, clocks: Clocks) -> Iterator[Instances]:
     """Two different spans of one trace with one id: the later one is named."""
-    later = 1 + np.flatnonzero(
-        (forest.trace[1:] == forest.trace[:-1]) & (forest["span_id"][1:] == forest["span_id"][:-1])
-    )
+    begins = np.ones(len(forest), bool)
+    begins[1:] = (forest.trace[1:] != forest.trace[:-1]) | (forest["span_id"][1:] != forest["span_id"][:-1])
+    rows = np.flatnonzero(~begins | np.append(~begins[1:], False))
+    first = earliest(np.cumsum(begins)[rows], clocks.start(forest, rows), rows)
+    later = np.delete(rows, first)
     yield from instances(
         "duplicate_id", later, forest.parent[later], "{count} spans have the id of another span of their trace"
     )
 
 
-def several_roots(forest: Forest, roots: Array, outside: Array) -> Iterator[Instances]:
+def several_roots(forest: Forest, atlas: Atlas, clocks: Clocks, roots: Array, outside: Array) -> Iterator[Instances]:
     """Roots besides the earliest of their trace; those that continue a caller outside are nobody's fault."""
-    first = first_roots(forest, roots)
+    first = first_roots(forest, clocks, roots)
     extra = np.setdiff1d(np.setdiff1d(roots, first), outside)
     of_trace = np.zeros(forest.trace_count, np.int64)
     of_trace[forest.trace[first]] = first
@@ -32,12 +36,13 @@ def several_roots(forest: Forest, roots: Array, outside: Array) -> Iterator[Inst
         extra,
         of_trace[forest.trace[extra]],
         "{count} spans without a parent in a trace that had begun",
+        source=atlas.sources(extra, nowhere(extra)),
     )
 
 
-def first_roots(forest: Forest, roots: Array) -> Array:
+def first_roots(forest: Forest, clocks: Clocks, roots: Array) -> Array:
     """The earliest root of each trace that has one."""
-    return roots[earliest(forest.trace[roots], forest["start"][roots], roots)]
+    return np.asarray(roots[earliest(forest.trace[roots], clocks.start(forest, roots), roots)])
 
 
 def cycle(forest: Forest) -> Iterator[Instances]:
@@ -81,26 +86,10 @@ def _earliest_of_each(forest: Forest, members: Array) -> Array:
 
 def id_truncated(forest: Forest) -> Iterator[Instances]:
     """Spans whose parent is in the trace that has the lower half of its id in common with theirs."""
-    far, near = truncated_edges(forest)
+    far, near = forest.truncated_edges
     yield from instances(
         "id_truncated",
         far,
         near,
         "{count} spans continue a trace under the lower 64 bits of its id, their parents are there",
     )
-
-
-def truncated_edges(forest: Forest) -> tuple[Array, Array]:
-    """(far, near) rows over every place where a trace id lost its upper half."""
-    first = forest.trace_starts[:-1]
-    high, low = forest["trace_id_high"][first], forest["trace_id_low"][first]
-    short, long = np.flatnonzero(high == 0), np.flatnonzero(high != 0)
-    if not len(short) or not len(long):
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    full = np.full(forest.trace_count, -1, np.int64)
-    order = np.argsort(low[long], kind="stable")
-    found = look_up(low[long][order], low[short])
-    full[short] = np.where(found >= 0, long[order][found], -1)
-    far = np.flatnonzero(forest.lacks_parent & (full[forest.trace] >= 0))
-    near = forest.find(full[forest.trace[far]], forest["parent_id"][far])
-    return far[near >= 0], near[near >= 0]
