@@ -1346,6 +1346,9 @@ cdef object context_with(object base, object span, object baggage, object debug)
 
 cdef object runtime_seen = None, variable_seen = None
 
+cdef class _Attached
+cdef class RuntimeContext
+
 cdef inline object current():
     """OpenTelemetry's current Context."""
     cdef PyObject* value
@@ -1354,14 +1357,17 @@ cdef inline object current():
         PyContextVar_Get(<PyObject*>variable_seen, NULL, &value)
         context = <object>value
         Py_DECREF(context)
-        return context
+        return context if Py_TYPE(context) != <PyTypeObject*>_Attached and not number_held else seen(context)
     return current_of(runtime)
 
 cdef object current_of(object runtime):
-    """The same where the runtime context is not the one seen last; remembers the variable behind it where it is one of stock's."""
+    """The same where the runtime context is not the one seen last; remembers the variable behind it where it is stock's or ours."""
     global runtime_seen, variable_seen
     if Py_TYPE(runtime) == stock_runtime_type:
         variable_seen = runtime._current_context
+        runtime_seen = runtime
+    elif type(runtime) is RuntimeContext:
+        variable_seen = (<RuntimeContext>runtime).variable
         runtime_seen = runtime
     return runtime.get_current()
 
@@ -2504,7 +2510,7 @@ cdef class Propagator:
                 asked.span = 0
             for j, value in enumerate(write_fields(format, &asked, trace_state)):
                 if value is not None:
-                    put(carrier, setter, plain, HEADER_NAMES[FIRST[format] + j], value)
+                    put(carrier, setter, plain, sent_name(FIRST[format] + j), value)
         if self.baggage:
             members = value_in(context, baggage_key)
             if members:
@@ -2518,8 +2524,12 @@ cdef class Propagator:
         cdef int i
         names = {"baggage"} if self.baggage else set()
         for i in range(self.writers):
-            names.update(SENT_FIELDS[FORMAT_NAMES[self.writes[i]]])
+            names.update([sent_name(HEADER_NAMES.index(name)) for name in SENT_FIELDS[FORMAT_NAMES[self.writes[i]]]])
         return names
+
+cdef inline object sent_name(int h):
+    # The one name that is documented, and looked for by some of its readers, in mixed case.
+    return "X-Amzn-Trace-Id" if h == H_XRAY else HEADER_NAMES[h]
 
 # Of the headers that a format has, those that inject may set.
 cdef dict SENT_FIELDS = dict(
@@ -2651,7 +2661,10 @@ cdef int open_scope(Scope self) except -1:
     if runtime is not runtime_seen:
         current_of(runtime)
     if runtime is runtime_seen:
-        self.token = PyContextVar_Set(variable_seen, self.context)
+        if Py_TYPE(runtime) == <PyTypeObject*>RuntimeContext:
+            self.token = put_on(variable_seen, self.context)
+        else:
+            self.token = PyContextVar_Set(variable_seen, self.context)
     else:
         self.before = runtime.get_current()
         self.token = runtime.attach(self.context)
@@ -2669,6 +2682,8 @@ cdef int leave(Scope self) except -1:
     if token is None:
         return 0
     self.token = None
+    if Py_TYPE(token) == <PyTypeObject*>_Attached:
+        return take_off(variable_seen, <_Attached>token)
     if self.before is None:
         try:
             PyContextVar_Reset(variable_seen, token)
@@ -2857,8 +2872,199 @@ def percent_encode(str text not None):
 
 # -------------------------------------------------------------------------------------------------- the runtime context
 
-cdef class _Token:
-    cdef object token, before
+cdef extern from "_frames.h":
+    PyObject* tf_contextlib_file
+    PyObject* tf_context_file
+    PyObject* tf_enter
+    PyObject* tf_async_enter
+    PyObject* tf_asking_generator()
+    PyObject* tf_running_one_of(PyObject* frames)
+    bint tf_is_alive(PyObject* frame)
+    bint tf_is_running(PyObject* frame)
+    object tf_home()
+    bint tf_is_home(PyObject* home)
+
+# What one attach() leaves in the variable, and the token for it. Whoever copies the variable (a task, a callback) copies it
+# too: for him it is a plain value, whatever becomes of it at home, in the contextvars.Context where it was attached.
+@cython.final
+@cython.freelist(64)
+cdef class _Attached:
+    cdef object context
+    cdef object before       # what stood in the variable: an OpenTelemetry Context, or another of these
+    cdef object home         # weak
+    cdef object generator    # the frame of the generator whose code alone sees it; None: all code
+    cdef _Attached outer     # what the same generator had attached before
+    cdef bint asked          # by the generator's own code, not by a function that it has called
+    cdef bint given_back
+
+# What each generator has attached last, by the generator's frame: it may be resumed in another thread, whose variable knows
+# nothing of it. The frame is held and not the generator: one that nobody else holds is closed as it always was.
+cdef dict held = {}
+cdef Py_ssize_t number_held = 0, look_for_dead_at = 64
+cdef object no_context = None
+
+cdef object put_on(object variable, object context):
+    """Makes the context current; returns the token."""
+    cdef PyObject* value
+    cdef PyObject* frame
+    cdef _Attached made = _Attached.__new__(_Attached)
+    if tf_context_file == NULL:
+        meet_frames()
+    made.context = context
+    PyContextVar_Get(<PyObject*>variable, NULL, &value)
+    made.before = <object>value if Py_TYPE(<object>value) != <PyTypeObject*>_Attached else base_of(value)
+    Py_DECREF(<object>value)
+    frame = tf_asking_generator()
+    if frame != NULL:
+        made.asked = True
+    elif number_held:
+        frame = tf_running_one_of(<PyObject*>held)
+    if frame != NULL:
+        made.generator = <object>frame
+        Py_DECREF(made.generator)
+        if made.asked:
+            hold(made)
+    PyContextVar_Set(variable, made)
+    made.home = tf_home()
+    return made
+
+cdef object base_of(PyObject* value):
+    """What a new entry stands upon when this one is in the variable."""
+    cdef bint forgotten = tf_only_ours(value, 2)    # the variable's reference and ours: nobody can give it back
+    cdef _Attached top = <_Attached>value
+    if top.given_back or not tf_is_home(<PyObject*>top.home):
+        return settled(top)
+    if forgotten and top.generator is None:
+        top.before = no_context    # or programs that attach and never detach would pile up entries for ever
+    return top
+
+cdef object settled(object value):
+    """The value without the entries that were given back, and without the history of one that was copied."""
+    cdef _Attached entry
+    while Py_TYPE(value) == <PyTypeObject*>_Attached:
+        entry = <_Attached>value
+        if not tf_is_home(<PyObject*>entry.home):
+            return entry.context
+        if not entry.given_back:
+            return entry
+        value = entry.before
+    return value
+
+cdef object seen(object value):
+    """The Context that the running code sees when this value is in the variable."""
+    cdef _Attached entry
+    cdef PyObject* frame
+    cdef object running = None
+    if number_held:
+        frame = tf_running_one_of(<PyObject*>held)
+        if frame != NULL:
+            running = <object>frame
+            Py_DECREF(running)
+    elif Py_TYPE(value) == <PyTypeObject*>_Attached:
+        entry = <_Attached>value
+        if not entry.given_back and entry.generator is None:
+            return entry.context
+    while Py_TYPE(value) == <PyTypeObject*>_Attached:
+        entry = <_Attached>value
+        if not tf_is_home(<PyObject*>entry.home):
+            if running is None:
+                return entry.context
+            break
+        if not entry.given_back and is_for(entry, running):
+            return entry.context
+        value = entry.before
+    if running is not None:
+        return (<_Attached>held[running]).context
+    return value
+
+cdef inline bint is_for(_Attached entry, object running):
+    # A generator runs and is not on this stack where its code has switched to a greenlet that shares its variables.
+    return entry.generator is running or (running is None and tf_is_running(<PyObject*>entry.generator))
+
+cdef int take_off(object variable, _Attached entry) except -1:
+    """Gives an entry back, wherever and in whatever order."""
+    cdef PyObject* value
+    if entry.given_back:
+        return 0
+    entry.given_back = True
+    if entry.asked:
+        let_go(entry)
+    PyContextVar_Get(<PyObject*>variable, NULL, &value)
+    top = <object>value
+    Py_DECREF(top)
+    if top is entry:
+        PyContextVar_Set(variable, settled(entry.before))
+    elif not entry.asked and tf_is_home(<PyObject*>entry.home):
+        take_off_with_those_above(variable, entry, top)
+    return 0
+
+cdef int take_off_with_those_above(object variable, _Attached entry, object top) except -1:
+    """Afterwards the context is what it was before, whatever was attached in between; but for other generators' entries."""
+    cdef _Attached at = None
+    cdef bint others = False
+    after = settled(entry.before)
+    while Py_TYPE(top) == <PyTypeObject*>_Attached and top is not entry and tf_is_home(<PyObject*>(<_Attached>top).home):
+        at = <_Attached>top
+        if at.generator is entry.generator:
+            at.given_back = True
+        elif not at.given_back:
+            others = True
+        top = at.before
+    if others:
+        at.before = after
+    else:
+        PyContextVar_Set(variable, after)
+    return 0
+
+cdef int hold(_Attached entry) except -1:
+    global number_held
+    if number_held >= look_for_dead_at:
+        let_go_of_the_dead()
+    entry.outer = held.get(entry.generator)
+    held[entry.generator] = entry
+    number_held = len(held)
+    return 0
+
+cdef int let_go(_Attached entry) except -1:
+    global number_held
+    cdef _Attached outer = entry.outer
+    if held.get(entry.generator) is entry:
+        while outer is not None and outer.given_back:
+            outer = outer.outer
+        if outer is not None:
+            held[entry.generator] = outer
+        else:
+            del held[entry.generator]
+        number_held = len(held)
+    entry.outer = None
+    return 0
+
+cdef int let_go_of_the_dead() except -1:
+    """Generators that ended and gave nothing back."""
+    global number_held, look_for_dead_at
+    for frame in list(held):
+        if not tf_is_alive(<PyObject*>frame):
+            (<_Attached>held.pop(frame)).given_back = True
+    number_held = len(held)
+    look_for_dead_at = max(64, 2 * number_held)
+    return 0
+
+cdef int meet_frames() except -1:
+    # On first use: OpenTelemetry makes its runtime context while its own module is half imported.
+    global tf_contextlib_file, tf_context_file, tf_enter, tf_async_enter
+    import contextlib
+    import sys
+
+    from opentelemetry.context import attach
+
+    cdef object managers = contextlib.contextmanager.__code__.co_filename
+    cdef object contexts = getattr(getattr(attach, "__code__", None), "co_filename", managers)
+    cdef object enter = sys.intern("__enter__"), async_enter = sys.intern("__aenter__")
+    for kept in (managers, contexts, enter, async_enter):
+        Py_INCREF(kept)
+    tf_contextlib_file, tf_enter, tf_async_enter = <PyObject*>managers, <PyObject*>enter, <PyObject*>async_enter
+    tf_context_file = <PyObject*>contexts
+    return 0
 
 cdef class RuntimeContext:
     """OpenTelemetry's current context on a contextvar; see context.RuntimeContext."""
@@ -2869,24 +3075,21 @@ cdef class RuntimeContext:
 
         from opentelemetry.context.context import Context
 
-        self.variable = ContextVar("tracefill_context", default=Context())
+        global no_context
+        no_context = Context()
+        self.variable = ContextVar("tracefill_context", default=no_context)
 
     def attach(self, context):
-        cdef _Token made = _Token.__new__(_Token)
-        made.before = self.get_current()
-        made.token = PyContextVar_Set(self.variable, context)
-        return made
+        return put_on(self.variable, context)
 
     def get_current(self):
         cdef PyObject* value
         PyContextVar_Get(<PyObject*>self.variable, NULL, &value)
-        context = <object>value
-        Py_DECREF(context)
-        return context
+        found = <object>value
+        Py_DECREF(found)
+        return found if Py_TYPE(found) != <PyTypeObject*>_Attached and not number_held else seen(found)
 
     def detach(self, token):
-        cdef _Token given = token
-        try:
-            PyContextVar_Reset(self.variable, given.token)
-        except (ValueError, RuntimeError):
-            PyContextVar_Set(self.variable, given.before)
+        if type(token) is not _Attached:
+            raise TypeError(f"token: expected what attach() returned, got {type(token).__name__}")
+        take_off(self.variable, <_Attached>token)

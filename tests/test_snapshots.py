@@ -44,8 +44,18 @@ def test_use_after_release_raises() -> None:
     assert s.released
     assert repr(s) == "<Snapshot released>"
     for use in (
-        lambda: s.trace_id, lambda: s.tags, lambda: s.context, s.attach, s.to_json, s.to_bytes, s.__enter__,
-        lambda: s.run(print), lambda: s == s, lambda: hash(s), lambda: pickle.dumps(s), lambda: TRACECONTEXT.encode(s),
+        lambda: s.trace_id,
+        lambda: s.tags,
+        lambda: s.context,
+        s.attach,
+        s.to_json,
+        s.to_bytes,
+        s.__enter__,
+        lambda: s.run(print),
+        lambda: s == s,
+        lambda: hash(s),
+        lambda: pickle.dumps(s),
+        lambda: TRACECONTEXT.encode(s),
     ):
         with pytest.raises(SnapshotReleased, match="released"):
             use()
@@ -106,9 +116,17 @@ def test_a_reference_that_was_kept_never_shows_another_trace() -> None:
 
 def test_nothing_of_the_previous_trace_shows_through() -> None:
     pool = SnapshotPool(1)
-    full = Snapshot(1, 2, parent_id=3, decision="debug", trace_state="a=1", request_id="r", tags={"k": "v"}, baggage={"b": "c"})
+    full = Snapshot(
+        1, 2, parent_id=3, decision="debug", trace_state="a=1", request_id="r", tags={"k": "v"}, baggage={"b": "c"}
+    )
     s = pool.acquire(full.to_context())
-    assert (s.decision, s.request_id, s.tags, s.baggage, s.trace_state) == ("debug", "r", {"k": "v"}, {"b": "c"}, {"a": "1"})
+    assert (s.decision, s.request_id, s.tags, s.baggage, s.trace_state) == (
+        "debug",
+        "r",
+        {"k": "v"},
+        {"b": "c"},
+        {"a": "1"},
+    )
     s.release()
     del s
     again = pool.acquire(context.Context())
@@ -145,12 +163,25 @@ def test_attributes_that_a_user_sets_on_a_span_do_not_travel() -> None:
 @pytest.mark.parametrize("form", ["json", "pickle"])
 def test_every_form_round_trips(form: str) -> None:
     s = Snapshot(
-        1 << 127, 5, parent_id=7, flags=3, decision="debug", trace_state="a=1,b= 2", request_id="r", tags={"k": "ü"},
+        1 << 127,
+        5,
+        parent_id=7,
+        flags=3,
+        decision="debug",
+        trace_state="a=1,b= 2",
+        request_id="r",
+        tags={"k": "ü"},
         baggage={"b": "c d"},
     )
     back = Snapshot.from_json(s.to_json()) if form == "json" else pickle.loads(pickle.dumps(s))
     assert back == s
-    assert (back.trace_id, back.parent_id, back.decision, back.tags, back.baggage) == (1 << 127, 7, "debug", {"k": "ü"}, {"b": "c d"})
+    assert (back.trace_id, back.parent_id, back.decision, back.tags, back.baggage) == (
+        1 << 127,
+        7,
+        "debug",
+        {"k": "ü"},
+        {"b": "c d"},
+    )
     assert back.trace_state.to_header() == "a=1,b= 2"
 
 
@@ -208,7 +239,9 @@ def test_run_restores_whatever_the_function_left_behind() -> None:
 def test_bind_carries_the_context_into_threads_and_go_starts_one() -> None:
     seen = []
     token = context.attach(baggage.set_baggage("k", "v", at(TRACEPARENT)))
-    bound = tracefill.bind(lambda *a: seen.append((trace.get_current_span().get_span_context().span_id, baggage.get_baggage("k"), a)))
+    bound = tracefill.bind(
+        lambda *a: seen.append((trace.get_current_span().get_span_context().span_id, baggage.get_baggage("k"), a))
+    )
     started = tracefill.go(lambda: seen.append(trace.get_current_span().get_span_context().span_id))
     context.detach(token)
     started.join()
@@ -301,7 +334,11 @@ def test_a_leak_report_names_the_place() -> None:
         "s = tracefill.snapshot()\nprint(leaks())\ns.release()\nprint(leaks())\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], env={**os.environ, "TRACEFILL_DEBUG": "1"}, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        env={**os.environ, "TRACEFILL_DEBUG": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.splitlines() == ["['<string>:3']", "[]"]
 

@@ -18,6 +18,7 @@ except ModuleNotFoundError as error:
         "In a checkout run `pip install .` (it needs a C compiler); elsewhere `pip install --force-reinstall tracefill`."
     ) from error
 
+from tracefill import context, formats, snapshots
 from tracefill._codec import (
     Snapshot,
     SnapshotPool,
@@ -37,12 +38,15 @@ __all__ = [
     "SnapshotReleased",
     "TracefillError",
     "bind",
+    "context",
     "extract",
+    "formats",
     "go",
     "inject",
     "install",
     "installed",
     "snapshot",
+    "snapshots",
     "uninstall",
 ]
 __version__ = "0.1.0"

@@ -15,7 +15,8 @@ Names are read in any case. Setting replaces: there is never a second header of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping
+import contextlib
+from collections.abc import Iterable, MutableMapping
 from typing import Any
 
 from opentelemetry.propagators.textmap import Getter, Setter
@@ -95,24 +96,23 @@ class CarrierSetter(Setter[Any]):
 def _set_pair(carrier: list[Any], key: str, value: str) -> None:
     """A new pair of the types that the list has already (an empty one: a message's, str and bytes)."""
     name_type, value_type = (type(carrier[0][0]), type(carrier[0][1])) if carrier else (str, bytes)
-    carrier[:] = [pair for pair in carrier if _text(pair[0]).lower() != key]
+    carrier[:] = [pair for pair in carrier if _text(pair[0]).lower() != key.lower()]
     carrier.append(
         (
-            key.encode("ascii") if issubclass(name_type, bytes) else key,
+            key.lower().encode("ascii") if issubclass(name_type, bytes) else key.lower(),
             value if issubclass(value_type, str) else value.encode("ascii"),
         )
     )
 
 
 def _set_item(carrier: Any, key: str, value: str) -> None:
-    if isinstance(carrier, Mapping):
-        for name in [name for name in carrier if isinstance(name, str) and name.lower() == key and name != key]:
+    if isinstance(carrier, MutableMapping):
+        for name in [name for name in carrier if isinstance(name, str) and name.lower() == key.lower() and name != key]:
             del carrier[name]
     elif hasattr(carrier, "__delitem__"):
-        try:  # email.message.Message and its like append, and need no item to delete
+        # email.message.Message and its like append; others complain when there is nothing to delete.
+        with contextlib.suppress(KeyError):
             del carrier[key]
-        except KeyError:
-            pass
     carrier[key] = value
 
 

@@ -1,8 +1,8 @@
 """Snapshot <-> OpenTelemetry Context: extract, inject, scope, current; and the runtime context.
 
-    context = extract(request.headers)
-    with scope(context):        # current inside, and afterwards what was current before, whatever happened in between
-        handle(request)
+context = extract(request.headers)
+with scope(context):        # current inside, and afterwards what was current before, whatever happened in between
+    handle(request)
 """
 
 from __future__ import annotations

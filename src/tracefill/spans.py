@@ -152,7 +152,10 @@ def _follows_parent(provider: Any) -> bool:
     sampler = getattr(provider, "sampler", None)
     if sampler is None:
         return False
-    names = [type(getattr(sampler, part, None)).__name__ for part in ("_local_parent_not_sampled", "_remote_parent_not_sampled")]
+    names = [
+        type(getattr(sampler, part, None)).__name__
+        for part in ("_local_parent_not_sampled", "_remote_parent_not_sampled")
+    ]
     return type(sampler).__name__ == "ParentBased" and all(
         name == "StaticSampler" and "AlwaysOff" in getattr(sampler, part).get_description()
         for name, part in zip(names, ("_local_parent_not_sampled", "_remote_parent_not_sampled"), strict=True)

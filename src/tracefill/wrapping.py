@@ -1,13 +1,13 @@
 """How an integration replaces a function of a library, and puts it back: one `Patches` a module.
 
-    _patches = Patches()
+_patches = Patches()
 
-    def patch() -> None:
-        from kafka import KafkaProducer
-        _patches.wrap(KafkaProducer, "send", _send)     # _send(original) -> the function to put in its place
+def patch() -> None:
+    from kafka import KafkaProducer
+    _patches.wrap(KafkaProducer, "send", _send)     # _send(original) -> the function to put in its place
 
-    def unpatch() -> None:
-        _patches.undo()
+def unpatch() -> None:
+    _patches.undo()
 """
 
 from __future__ import annotations
