@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Whatever changes what is installed or compiled.
-SOURCES := pyproject.toml setup.py src/_codec.pyx src/_hex.h src/_cpython.h
+SOURCES := pyproject.toml setup.py src/_codec.pyx $(wildcard src/*.h)
 COUNT ?= 1000000
 SECONDS ?= 600
 

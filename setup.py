@@ -1,5 +1,6 @@
 """The one thing that pyproject.toml cannot say: how the compiled core is built."""
 
+import glob
 import os
 
 from Cython.Build import cythonize
@@ -11,7 +12,7 @@ linetrace = os.environ.get("TRACEFILL_LINETRACE") == "1"
 codec = Extension(
     "tracefill._codec",
     ["src/_codec.pyx"],
-    depends=["src/_hex.h", "src/_cpython.h"],
+    depends=sorted(glob.glob("src/*.h")),
     include_dirs=["src"],
     extra_compile_args=["-O2", "-fno-strict-aliasing"],
     define_macros=[("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]

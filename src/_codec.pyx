@@ -40,7 +40,8 @@ cdef extern from "_cpython.h":
     PyObject* tf_dict_get(PyObject* d, PyObject* key)
     int tf_only_ours(PyObject* o, Py_ssize_t known)
     Py_ssize_t tf_size(PyObject* items)
-    PyObject* tf_item(PyObject* items, Py_ssize_t i)
+    PyObject** tf_items(PyObject* items)
+    bint tf_pair(PyObject* pair, PyObject** name, PyObject** value)
     const char* tf_ascii(PyObject* text, Py_ssize_t* length)
     int tf_lowest_bit(unsigned bits)
     unsigned tf_name_length(PyObject* name)
@@ -2127,18 +2128,11 @@ cdef inline void saw(Carrier* c, PyObject* name, PyObject* value, uint32_t wante
     else:
         c.repeated |= 1u << h
 
-cdef inline bint pair_at(PyObject* items, Py_ssize_t i, PyObject** name, PyObject** value) noexcept:
-    cdef PyObject* pair = tf_item(items, i)
-    if tf_size(pair) < 2:
-        return False
-    name[0] = tf_item(pair, 0)
-    value[0] = tf_item(pair, 1)
-    return True
-
 cdef void scan(Carrier* c, uint32_t wanted) noexcept:
     """One pass over a carrier that has no look-up by name."""
     cdef PyObject* name
     cdef PyObject* value
+    cdef PyObject** items
     cdef Py_ssize_t i, at = 0
     c.found = c.repeated = 0
     if c.shape == FOLDED_DICT:
@@ -2146,15 +2140,17 @@ cdef void scan(Carrier* c, uint32_t wanted) noexcept:
             if OF_LENGTH[tf_name_length(name)] & wanted:
                 saw(c, name, value, wanted)
         return
+    items = tf_items(c.held)
     for i in range(tf_size(c.held)):
         # Nearly every name is of a length that no wanted header has: the loop is made for those.
-        if pair_at(c.held, i, &name, &value) and OF_LENGTH[tf_name_length(name)] & wanted:
+        if tf_pair(items[i], &name, &value) and OF_LENGTH[tf_name_length(name)] & wanted:
             saw(c, name, value, wanted)
 
 cdef list every_line(Carrier* c, int h):
     """All values of a header that repeats."""
     cdef PyObject* name
     cdef PyObject* value
+    cdef PyObject** items
     cdef Py_ssize_t i, at = 0
     cdef list lines = []
     if c.shape == FOLDED_DICT:
@@ -2162,8 +2158,9 @@ cdef list every_line(Carrier* c, int h):
             if header_of(name, 1u << h) >= 0:
                 lines.append(<object>value)
         return lines
+    items = tf_items(c.held)
     for i in range(tf_size(c.held)):
-        if pair_at(c.held, i, &name, &value) and header_of(name, 1u << h) >= 0:
+        if tf_pair(items[i], &name, &value) and header_of(name, 1u << h) >= 0:
             lines.append(<object>value)
     return lines
 
@@ -2277,13 +2274,12 @@ cdef object by_itself(Carrier* c, object carrier, uint32_t wanted):
     if PyDict_CheckExact(carrier):
         if value_in(carrier, "traceparent") is not None:
             c.shape = EXACT_DICT
-        elif value_in(carrier, "REQUEST_METHOD") is not None or value_in(carrier, "HTTP_TRACEPARENT") is not None:
-            c.shape = ENVIRON
         else:
             headers = value_in(carrier, "headers")
             if PyList_Check(headers) or PyTuple_Check(headers):
                 return by_itself(c, headers, wanted)
-            c.shape = FOLDED_DICT
+            is_environ = value_in(carrier, "REQUEST_METHOD") is not None or value_in(carrier, "HTTP_TRACEPARENT") is not None
+            c.shape = ENVIRON if is_environ else FOLDED_DICT
         c.held = <PyObject*>carrier
         if c.shape == FOLDED_DICT:
             if TF_FREE_THREADED:
@@ -2296,7 +2292,7 @@ cdef object by_itself(Carrier* c, object carrier, uint32_t wanted):
     # Text names over bytes are the headers of a message (Kafka); everything else is HTTP or gRPC.
     message = (
         tf_size(<PyObject*>carrier) > 0
-        and pair_at(<PyObject*>carrier, 0, &name, &value)
+        and tf_pair(tf_items(<PyObject*>carrier)[0], &name, &value)
         and PyUnicode_Check(<object>name)
         and (PyBytes_Check(<object>value) or <object>value is None)
     )
@@ -2932,6 +2928,8 @@ cdef object base_of(PyObject* value):
     """What a new entry stands upon when this one is in the variable."""
     cdef bint forgotten = tf_only_ours(value, 2)    # the variable's reference and ours: nobody can give it back
     cdef _Attached top = <_Attached>value
+    if top.generator is not None and not top.given_back and not tf_is_alive(<PyObject*>top.generator):
+        give_back(top)
     if top.given_back or not tf_is_home(<PyObject*>top.home):
         return settled(top)
     if forgotten and top.generator is None:
@@ -2986,9 +2984,7 @@ cdef int take_off(object variable, _Attached entry) except -1:
     cdef PyObject* value
     if entry.given_back:
         return 0
-    entry.given_back = True
-    if entry.asked:
-        let_go(entry)
+    give_back(entry)
     PyContextVar_Get(<PyObject*>variable, NULL, &value)
     top = <object>value
     Py_DECREF(top)
@@ -3014,6 +3010,12 @@ cdef int take_off_with_those_above(object variable, _Attached entry, object top)
         at.before = after
     else:
         PyContextVar_Set(variable, after)
+    return 0
+
+cdef int give_back(_Attached entry) except -1:
+    entry.given_back = True
+    if entry.asked:
+        let_go(entry)
     return 0
 
 cdef int hold(_Attached entry) except -1:

@@ -135,8 +135,20 @@ static inline Py_ssize_t tf_size(PyObject *items) {
     return PyTuple_Check(items) || PyList_Check(items) ? Py_SIZE(items) : -1;
 }
 
-static inline PyObject *tf_item(PyObject *items, Py_ssize_t i) {
-    return PyTuple_Check(items) ? PyTuple_GET_ITEM(items, i) : PyList_GET_ITEM(items, i);
+static inline PyObject **tf_items(PyObject *items) {
+    return PyTuple_Check(items) ? ((PyTupleObject *)items)->ob_item : ((PyListObject *)items)->ob_item;
+}
+
+/* The first two of a tuple or list. */
+static inline int tf_pair(PyObject *pair, PyObject **name, PyObject **value) {
+    PyObject **items;
+    if (PyTuple_Check(pair)) items = ((PyTupleObject *)pair)->ob_item;
+    else if (PyList_Check(pair)) items = ((PyListObject *)pair)->ob_item;
+    else return 0;
+    if (Py_SIZE(pair) < 2) return 0;
+    *name = items[0];
+    *value = items[1];
+    return 1;
 }
 
 static inline const char *tf_ascii(PyObject *text, Py_ssize_t *length) {

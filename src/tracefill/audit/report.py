@@ -118,7 +118,7 @@ def _print_finding(finding: Finding, console: Console) -> None:
     for label, text in _fields(finding):
         _print_field(console, label, text)
     for line in (finding["cure"].get("config") or "").splitlines():
-        console.print(" " * INDENT + plain(line), style="cyan", soft_wrap=True, markup=False)
+        console.print(_text(" " * INDENT + line, "cyan"), soft_wrap=True)
 
 
 def _fields(finding: Finding) -> Iterable[tuple[str, str]]:

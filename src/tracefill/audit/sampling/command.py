@@ -266,12 +266,8 @@ def _findings_of_calls(
     known: dict[str, between.Service], graph: between.Calls, roots: list[str], named: set[str], served: Served | None
 ) -> Iterator[Finding]:
     if not graph:
-        possible = between.possible_arrivals(known, served.default if served else None)
-
-        def by_others(name: str) -> Iterator[between.Arrival]:
-            return (arrival for arrival in possible if arrival.caller != name)
-
-        yield from between.decision_findings(known, by_others, seen=False)
+        possible = between.PossibleCallers(known, served.default if served else None)
+        yield from between.decision_findings(known, possible.arrivals, seen=False)
         return
     arriving = between.arrivals(known, graph, roots)
     yield from between.decision_findings(known, lambda name: arriving.get(name, ()), seen=True)

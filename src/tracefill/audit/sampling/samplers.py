@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from tracefill.audit.sampling.strategies import DEFAULT_PROBABILITY, Answer
@@ -39,7 +40,14 @@ class Kept:
     ids: Intervals
     per_second: float | None = None
 
-    @property
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.ids, self.per_second))
+
+    @cached_property
     def rate(self) -> float:
         """The share of all traces; for a limit, the share of those within it."""
         return 0.0 if self.per_second is not None and self.per_second <= 0 else _length(self.ids)

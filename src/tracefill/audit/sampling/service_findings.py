@@ -12,7 +12,7 @@ import difflib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any, NamedTuple
 
 from tracefill.audit.sampling import samplers
@@ -168,10 +168,15 @@ def arrivals(known: Mapping[str, Service], calls: Calls, roots: Iterable[str]) -
     """What comes to each service over the calls, from each root."""
     found: dict[str, list[Arrival]] = defaultdict(list)
     for root in roots:
-        for rule in known[root].rules:
+        for rule in _distinct(known[root].rules):
             for caller, callee, kept in _walk(known, calls, root, rule.kept):
                 found[callee].append(Arrival(root, rule, caller, kept))
     return found
+
+
+def _distinct(rules: Iterable[Rule]) -> list[Rule]:
+    """One rule for each set of traces that is kept, the first."""
+    return list({rule.kept: rule for rule in reversed([*rules])}.values())[::-1]
 
 
 def _walk(known: Mapping[str, Service], calls: Calls, root: str, kept: Kept) -> Iterator[tuple[str, str, Kept]]:
@@ -191,12 +196,25 @@ def _decided(service: Service, kept: Kept) -> list[Kept]:
     return [kept] if service.sampler.parent_based else [rule.kept for rule in service.rules]
 
 
-def possible_arrivals(known: Mapping[str, Service], others: Answer | None) -> list[Arrival]:
-    """What would come to a service if each other one called it, and those that get the answer `others`."""
-    rules = [(service.name, rule) for service in known.values() for rule in service.rules]
-    if others is not None:
-        rules += [(OTHERS, rule) for rule in _remote_rules(others, ASSUMED.kept)]
-    return [Arrival(name, rule, name, rule.kept) for name, rule in rules]
+class PossibleCallers:
+    """What would come to a service if each other one called it, and those that get the answer `others`: of callers
+    that keep the same traces, one."""
+
+    def __init__(self, known: Mapping[str, Service], others: Answer | None) -> None:
+        rules = [] if others is None else [(OTHERS, rule) for rule in _remote_rules(others, ASSUMED.kept)]
+        rules += [(service.name, rule) for service in known.values() for rule in service.rules]
+        self._by_kept: dict[Kept, dict[str, Rule]] = defaultdict(dict)
+        for name, rule in rules:
+            if len(self._by_kept[rule.kept]) < 2:  # one to be shown, and another in case that is the callee
+                self._by_kept[rule.kept].setdefault(name, rule)
+
+    def arrivals(self, callee: str) -> Iterator[Arrival]:
+        """The arrivals at a service."""
+        for kept, callers in self._by_kept.items():
+            for name, rule in callers.items():
+                if name != callee:
+                    yield Arrival(name, rule, name, kept)
+                    break
 
 
 def decision_findings(
@@ -358,36 +376,30 @@ def _unequal_roots(known: Mapping[str, Service], arriving: Mapping[str, list[Arr
 
 def chains(known: Mapping[str, Service], calls: Calls, roots: Iterable[str]) -> list[dict[str, Any]]:
     """For each root and rule: the share of its traces that it records, and that every service behind it records too."""
-    found = []
-    for root in roots:
-        for rule in known[root].rules:
-            reached = list(_walk(known, calls, root, rule.kept))
-            found.append(
-                {
-                    "from": root,
-                    "operation": rule.operation,
-                    "services": sorted({callee for _, callee, _ in reached} | {root}),
-                    "recorded": rule.kept.rate if rule.kept.per_second is None else None,
-                    "whole": _whole(known, rule.kept, reached),
-                }
-            )
-    return found
-
-
-def _whole(known: Mapping[str, Service], kept: Kept, reached: list[tuple[str, str, Kept]]) -> float | None:
-    """The share that every service keeps, by its rule for operations that no list names; None where a limit decides."""
-    decisions = [
-        kept,
-        *(known[callee].rules[0].kept for _, callee, _ in reached if not known[callee].sampler.parent_based),
+    return [
+        {"from": root, "operation": rule.operation, **_behind(known, calls, root, rule.kept)}
+        for root in roots
+        for rule in _distinct(known[root].rules)
     ]
+
+
+def _behind(known: Mapping[str, Service], calls: Calls, root: str, kept: Kept) -> dict[str, Any]:
+    reached = {callee for _, callee, _ in _walk(known, calls, root, kept)}
+    return {
+        "services": sorted(reached | {root}),
+        "recorded": kept.rate if kept.per_second is None else None,
+        "whole": _whole([known[name] for name in reached], kept),
+    }
+
+
+def _whole(reached: Iterable[Service], kept: Kept) -> float | None:
+    """The share that every service keeps, by its rule for operations that no list names; None where a limit decides."""
+    decisions = {kept, *(service.rules[0].kept for service in reached if not service.sampler.parent_based)}
     if any(decision.rate == 0 for decision in decisions):
         return 0.0
     if any(decision.per_second is not None for decision in decisions):
         return None
-    ids = decisions[0].ids
-    for decision in decisions[1:]:
-        ids = common(ids, decision.ids)
-    return Kept(ids).rate
+    return Kept(reduce(common, (decision.ids for decision in decisions))).rate
 
 
 # --- names -----------------------------------------------------------------------------------------------------------

@@ -181,8 +181,12 @@ class StrategyChecks:
             return None, self.served.default
         return entry.service, self.served.answer(entry.service)
 
-    def places(self) -> Iterator[Place]:
+    @cached_property
+    def places(self) -> list[Place]:
         """The rules that are in force and named: of several for one name the last."""
+        return list(self._places())
+
+    def _places(self) -> Iterator[Place]:
         for path, entry in in_force(self.strategies):
             service, answer = self._owner(path, entry)
             if service == "":
@@ -200,7 +204,7 @@ class StrategyChecks:
                 yield Finding("unnamed_entry", what, f"name the {key}, or delete the rule", rule=path)
 
     def _rules(self) -> Iterator[Finding]:
-        for place in self.places():
+        for place in self.places:
             if fault := self._fault(place.strategy):
                 yield self._faulty(place, fault)
 
@@ -244,7 +248,7 @@ class StrategyChecks:
     # --- what rules do to each other ---
 
     def _switched_off(self) -> Iterator[Finding]:
-        for place in self.places():
+        for place in self.places:
             entry, answer = place.strategy, place.answer
             limited = isinstance(entry, ServiceStrategy) and answer.per_second is not None and answer.http is not None
             if limited and answer.operations is not None:
@@ -289,14 +293,12 @@ class StrategyChecks:
     def _default_operations(self) -> Iterator[Finding]:
         """Operations that services never named and of which they record less than of others."""
         operations = self.served.default.operations
-        for name, served in dict(operations.rates if operations else ()).items():
-            affected = {
-                place.service: rate(place.answer)
-                for place in self.places()
-                if isinstance(place.strategy, ServiceStrategy) and place.service is not None
-                if place.answer.per_second is None and rate(place.answer) > max(served, 0)
-                if name not in _by_operation("", place.strategy)
-            }
+        default = dict(operations.rates) if operations else {}
+        own = {(place.service, place.operation) for place in self.places}
+        rates = {place.service: rate(place.answer) for place in self.places if place.answer.per_second is None}
+        for name, served in default.items():
+            higher = {service: rate for service, rate in rates.items() if service and rate > max(served, 0)}
+            affected = {service: rate for service, rate in higher.items() if (service, name) not in own}
             if affected:
                 yield _default_operation(name, served, affected)
 

@@ -1,0 +1,105 @@
+"""Server spans that somebody else makes: given the request id, links and a life as long as the response's.
+
+Contrib's instrumentations make theirs in one function that each module has imported; FastAPI and Starlette make theirs around
+an inner application. What is put in the place of both does nothing for a request that tracefill does not know.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace
+
+from tracefill.context import current, scope
+from tracefill.edge.arrivals import KEY, Arrival
+from tracefill.wrapping import Patches
+
+__all__ = ["CONTRIB", "adopt_all", "adopt_contrib", "adopt_fastapi", "adopt_starlette"]
+
+_SERVER = trace.SpanKind.SERVER
+
+#: Contrib's modules that make server spans by the function that they share.
+CONTRIB = (
+    "opentelemetry.instrumentation.asgi",
+    "opentelemetry.instrumentation.django.middleware.otel_middleware",
+    "opentelemetry.instrumentation.flask",
+    "opentelemetry.instrumentation.wsgi",
+)
+
+
+def adopt_contrib(patches: Patches, module: str) -> None:
+    """From now on the server spans of this module of contrib's are adopted."""
+    patches.wrap(sys.modules[module], "_start_internal_or_server_span", _adopting)
+
+
+def adopt_fastapi(patches: Patches) -> None:
+    """The same for FastAPI's own; versions before 0.160 have none."""
+    native = getattr(sys.modules.get("fastapi.telemetry._asgi"), "NativeTelemetry", None)
+    if native is not None:
+        patches.wrap(native, "__call__", _native)
+
+
+def adopt_starlette(patches: Patches) -> None:
+    """The same for the middleware that Starlette offers, once a program has imported it."""
+    middleware = getattr(sys.modules.get("starlette.middleware.opentelemetry"), "OpenTelemetryMiddleware", None)
+    if middleware is not None:
+        patches.wrap(middleware, "__call__", _offered)
+
+
+def adopt_all(patches: Patches) -> None:
+    """The same for all that are loaded."""
+    for module in CONTRIB:
+        if hasattr(sys.modules.get(module), "_start_internal_or_server_span"):
+            adopt_contrib(patches, module)
+    adopt_fastapi(patches)
+    adopt_starlette(patches)
+
+
+def _adopting(original: Any) -> Callable[..., Any]:
+    def start(*args: Any, **kwargs: Any) -> Any:
+        span, token = original(*args, **kwargs)
+        carrier = kwargs["context_carrier"] if "context_carrier" in kwargs else args[3]
+        arrival = carrier.get(KEY) if isinstance(carrier, dict) else None
+        # No token: an inner span of a request whose server span is another.
+        if arrival is not None and token is not None:
+            otel_context.attach(arrival.adopt(span, current()))  # detached with the token, which is older
+        return span, token
+
+    return start
+
+
+def _native(original: Any) -> Callable[..., Any]:
+    async def call(self: Any, *, app: Any, scope: Any, **others: Any) -> None:
+        arrival = scope.get(KEY)
+        if arrival is not None and not others.get("legacy_otel"):
+            app = _adopted(app, arrival)
+        await original(self, app=app, scope=scope, **others)
+
+    return call
+
+
+def _offered(original: Any) -> Callable[..., Any]:
+    async def call(self: Any, scope: Any, receive: Any, send: Any) -> None:
+        arrival = scope.get(KEY)
+        if arrival is not None:
+            self = copy.copy(self)  # its application is looked up by name, and is another for each request
+            self.app = _adopted(self.app, arrival)
+        await original(self, scope, receive, send)
+
+    return call
+
+
+def _adopted(app: Any, arrival: Arrival) -> Any:
+    """The application within a middleware that may have just begun a span."""
+
+    async def inside(asgi_scope: Any, receive: Any, send: Any) -> None:
+        span = trace.get_current_span()
+        begun = span is not trace.INVALID_SPAN and getattr(span, "kind", _SERVER) is _SERVER
+        with scope(arrival.adopt(span, current()) if begun else current()):
+            await app(asgi_scope, receive, send)
+
+    return inside

@@ -1,0 +1,94 @@
+"""Who makes the server span of an application: found by a look at its layers, before the first request.
+
+Frameworks and contrib's instrumentations that make one are left to it: theirs is adopted (see adoption.py), never doubled.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tracefill.wrapping import contrib_active
+
+__all__ = ["Maker", "has_middleware", "layers", "others"]
+
+#: Tells whether somebody makes the server span now: instrumentations are switched on and off, providers are set late.
+Maker = Callable[[], bool]
+
+# Under which names a layer of an application keeps the next one.
+_INNER = ("app", "wsgi", "wsgi_app", "application", "asgi", "_app", "_application", "inner")
+_MOST_LAYERS = 64
+
+_CONTRIB = "opentelemetry.instrumentation."
+
+
+def layers(app: Any) -> Iterator[Any]:
+    """The application and all that it wraps, as far as that can be seen from outside."""
+    seen: set[int] = set()
+    while app is not None and id(app) not in seen and len(seen) < _MOST_LAYERS:
+        seen.add(id(app))
+        yield app
+        app = _next(app)
+
+
+def others(app: Any) -> tuple[Maker, ...]:
+    """Tests of all within the application that may make a server span, tracefill aside; most applications have none."""
+    return tuple(maker for layer in layers(app) if (maker := _maker(layer)) is not None)
+
+
+def has_middleware(app: Any) -> bool:
+    """True when tracefill's own Middleware is within."""
+    return any(getattr(type(layer), "makes_server_span", False) for layer in layers(app))
+
+
+def _next(app: Any) -> Any:
+    if isinstance(app, functools.partial):
+        return app.func
+    for holder in (getattr(app, "__dict__", {}), getattr(app, "__slots__", ())):
+        for name in _INNER:
+            if name in holder:
+                return getattr(app, name, None)
+    return getattr(app, "__wrapped__", None) or getattr(app, "__self__", None)
+
+
+def _maker(layer: Any) -> Maker | None:
+    kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(layer).__mro__}
+    if any(kind.startswith(_CONTRIB) and kind.endswith(".OpenTelemetryMiddleware") for kind in kinds):
+        return _always
+    if "starlette.middleware.opentelemetry.OpenTelemetryMiddleware" in kinds:
+        return _always
+    for kind, maker in _FRAMEWORKS.items():
+        if kind in kinds:
+            return functools.partial(maker, layer)
+    return None
+
+
+def _always() -> bool:
+    return True
+
+
+def _flagged(app: Any) -> bool:
+    """Contrib's own mark on an application that it has instrumented."""
+    return bool(getattr(app, "_is_instrumented_by_opentelemetry", False))
+
+
+def _starlette(app: Any) -> bool:
+    if _flagged(app):
+        return True
+    if any(getattr(entry.cls, "__name__", "") == "OpenTelemetryMiddleware" for entry in app.user_middleware):
+        return True
+    native = getattr(app, "_native_telemetry", None)  # FastAPI's own
+    return native is not None and bool(native.config.get("tracing")) and native.enabled()
+
+
+def _django(_: Any) -> bool:
+    return contrib_active("opentelemetry.instrumentation.django", "DjangoInstrumentor")
+
+
+_FRAMEWORKS: dict[str, Callable[[Any], bool]] = {
+    "flask.app.Flask": _flagged,
+    "starlette.applications.Starlette": _starlette,
+    "django.core.handlers.wsgi.WSGIHandler": _django,
+    "django.core.handlers.asgi.ASGIHandler": _django,
+}

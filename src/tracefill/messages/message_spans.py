@@ -1,0 +1,246 @@
+"""The spans of messages, after the messaging conventions of OpenTelemetry.
+
+| what | name | kind | parent |
+|---|---|---|---|
+| a message is sent | `send orders` | PRODUCER | the current span; where there is none, what the message's own headers say |
+| one message is handled | `process orders` | CONSUMER | the span that sent it (its creation context) |
+| a batch is handled as one | `process orders` | CONSUMER | none: a trace of its own, with a link to each message's sender |
+
+`correlation` is the switch: a single message is a child of its sender, unless it is older than `link_after_s` (a day): a
+trace of last week is closed, so a late or replayed message starts a trace of its own, with a link.
+
+    from tracefill.messages.message_spans import correlation
+
+    correlation.single = "link"         # always a trace of its own, with a link
+    correlation.link_after_s = None     # however old: a child
+
+A message without trace headers starts a trace; its span has `tracefill.entry`. Beside the standard attributes:
+
+| attribute | unit | what |
+|---|---|---|
+| `tracefill.message.delivery_time_ms` | ms | from the message's timestamp to its handling |
+| `tracefill.message.lag` | messages | how many more there are in the partition or queue behind this one |
+| `tracefill.message.attempt` | 1, 2, ... | which attempt this is, where the message was tried before |
+| `tracefill.message.original_destination` | | where it was sent first, before it went to a retry topic or a dead-letter queue |
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN, Link, Span, set_span_in_context
+
+from tracefill import _codec, carriers
+from tracefill._codec import current_context, extract
+from tracefill.spans import SpanScope, Tracer, link_to
+
+__all__ = ["SPAN_KEY", "Correlation", "Source", "attempt_of", "correlation", "original_of", "sending"]
+
+# The key is made anew in each process; asking for it needs no private name.
+SPAN_KEY = next(iter(set_span_in_context(INVALID_SPAN, Context())))
+
+_DAY_S = 86_400.0
+
+
+@dataclass(slots=True)
+class Correlation:
+    """How the span of a single message hangs together with its sender's: "parent" or "link"."""
+
+    single: str = "parent"
+    link_after_s: float | None = _DAY_S
+
+    def parent_and_links(self, context: Context, created_ms: float | None) -> tuple[Context, Sequence[Link]]:
+        """The context to start a message's span in, and its links."""
+        if SPAN_KEY not in context or (self.single == "parent" and not self.is_old(created_ms)):
+            return context, ()
+        return _without_span(context), link_to(context)
+
+    def is_old(self, created_ms: float | None) -> bool:
+        if self.link_after_s is None or not created_ms or created_ms < 0:
+            return False
+        return time.time() - created_ms / 1000 > self.link_after_s
+
+
+correlation = Correlation()
+
+
+def _without_span(context: Context) -> Context:
+    return Context({key: value for key, value in context.items() if key != SPAN_KEY})
+
+
+def sending(
+    tracer: Tracer,
+    destination: str,
+    headers: Any,
+    attributes: Callable[[], dict[str, Any]],
+    name: str | None = None,
+) -> SpanScope:
+    """The scope in which a message is sent: a PRODUCER span; `tracefill.inject` writes its position.
+
+    `headers`: what the caller gave. They say who the parent is only where there is no current span: a relay that passes a
+    stored message on continues its trace, and a republished message does not lose its hop.
+    """
+    context = None
+    if headers and SPAN_KEY not in current_context():
+        stored = extract(headers)
+        context = stored if SPAN_KEY in stored else None
+    return tracer.scope(name or f"send {destination}", "producer", context, attributes)
+
+
+class Source(ABC):
+    """What a library's module knows of the messages that one consumer hands over."""
+
+    __slots__ = ()
+
+    tracer: ClassVar[Tracer]
+
+    @abstractmethod
+    def destination(self, message: Any) -> str: ...
+
+    @abstractmethod
+    def headers(self, message: Any) -> Any:
+        """The carrier of its trace headers, or None."""
+
+    @abstractmethod
+    def body(self, message: Any) -> Any: ...
+
+    @abstractmethod
+    def attributes(self, message: Any) -> dict[str, Any]:
+        """Those of the library; asked only when the span is recorded."""
+
+    def created_ms(self, message: Any) -> float | None:
+        """When it was sent, in milliseconds since the epoch; None when nobody says so."""
+        return None
+
+    def start(self, message: Any) -> tuple[Context, Span | None]:
+        """The context to handle one message in, and its span; None where nobody would record it."""
+        context = extract(self.headers(message) or ())
+        parent, links = correlation.parent_and_links(context, self.created_ms(message))
+        attributes = partial(self._all_attributes, message, context)
+        return self._started(context, parent, links, self.destination(message), attributes)
+
+    def start_batch(self, messages: Sequence[Any]) -> tuple[Context, Span | None]:
+        """The same for several messages that are handled as one."""
+        if len(messages) == 1:
+            return self.start(messages[0])
+        links = [link for message in messages for link in link_to(extract(self.headers(message) or ()))]
+        destination = " ".join(sorted({self.destination(message) for message in messages}))
+        return self._started(Context(), Context(), links, destination, partial(self._batch_attributes, messages))
+
+    def _started(
+        self,
+        context: Context,
+        parent: Context,
+        links: Sequence[Link],
+        destination: str,
+        attributes: Callable[[], Mapping[str, Any]],
+    ) -> tuple[Context, Span | None]:
+        tracer = self.tracer
+        if not tracer.records(parent):
+            return context, None
+        span = tracer.start(self.span_name(destination), "consumer", parent, attributes, links)
+        return _codec.with_span(context, span), span
+
+    def span_name(self, destination: str) -> str:
+        return f"process {destination}"
+
+    def _all_attributes(self, message: Any, context: Context) -> dict[str, Any]:
+        found = self.attributes(message)
+        created_ms = self.created_ms(message)
+        if created_ms and created_ms > 0:
+            found["tracefill.message.delivery_time_ms"] = max(0, round(time.time() * 1000 - created_ms))
+        if SPAN_KEY not in context:
+            found["tracefill.entry"] = True
+        found |= retry_attributes(self.headers(message))
+        return found
+
+    def _batch_attributes(self, messages: Sequence[Any]) -> dict[str, Any]:
+        found = self.attributes(messages[0])
+        if len({self.destination(message) for message in messages}) > 1:
+            found.pop("messaging.destination.name", None)
+        for of_one in ("messaging.destination.partition.id", "messaging.kafka.offset", "messaging.kafka.message.key"):
+            found.pop(of_one, None)
+        return found | {"messaging.batch.message_count": len(messages)}
+
+
+# ------------------------------------------------------------------------------------------------ retries, dead letters
+
+ATTEMPT_HEADER = "tracefill-attempt"
+ORIGINAL_HEADER = "tracefill-original-destination"
+
+# Ours, then those of Spring Kafka, Kafka Connect, and what applications commonly call them.
+_ATTEMPT = (ATTEMPT_HEADER, "retry_topic-attempts", "x-retry-count", "retry-count", "retry_count", "x-attempt", "attempt")
+_ORIGINAL = (
+    ORIGINAL_HEADER,
+    "kafka_original-topic",
+    "kafka_dlt-original-topic",
+    "__connect.errors.topic",
+    "x-original-topic",
+    "original-topic",
+    "original_topic",
+    "x-first-death-queue",
+)
+
+
+def retry_attributes(headers: Any) -> dict[str, Any]:
+    """What the headers of a message say about earlier attempts; empty when they say nothing."""
+    found: dict[str, Any] = {}
+    if not headers:
+        return found
+    attempt, original = attempt_of(headers), original_of(headers)
+    if attempt is not None:
+        found["tracefill.message.attempt"] = attempt
+    if original is not None:
+        found["tracefill.message.original_destination"] = original
+    return found
+
+
+def attempt_of(headers: Any) -> int | None:
+    """Which attempt a message's headers say it is; None when they do not say.
+
+    >>> attempt_of([("tracefill-attempt", b"3")])
+    3
+    """
+    lines = _last_of_each(headers)
+    deaths = lines.get("x-death")
+    if isinstance(deaths, list) and deaths and isinstance(deaths[0], Mapping):
+        return 1 + sum(_number(death.get("count")) or 1 for death in deaths if isinstance(death, Mapping))
+    return next((number for name in _ATTEMPT if (number := _number(lines.get(name))) is not None), None)
+
+
+def original_of(headers: Any) -> str | None:
+    """Where a message's headers say that it was sent first; None when they do not say.
+
+    >>> original_of([("kafka_dlt-original-topic", b"orders")])
+    'orders'
+    """
+    lines = _last_of_each(headers)
+    return next((text for name in _ORIGINAL if (text := _text(lines.get(name)))), None)
+
+
+def _last_of_each(headers: Any) -> dict[str, Any]:
+    return {name.lower(): value for name, value in carriers.pairs(headers or ()) if isinstance(name, str)}
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, (bytes, bytearray)):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            return None
+    return value if isinstance(value, str) else None
+
+
+def _number(value: Any) -> int | None:
+    if isinstance(value, int):
+        return value
+    if isinstance(value, bytes) and len(value) == 4 and not value.isdigit():
+        return int.from_bytes(value, "big")  # Spring's
+    text = _text(value)
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 10 else None

@@ -1,0 +1,90 @@
+"""python -m tests.pythons: the core's tests on each CPython that is on this machine, each in an environment of its own.
+
+Looks for python3.10 ... python3.15 (also free-threaded, `python3.13t`) on PATH and under ~/.pyenv/versions; those that are not
+here are named and left out.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+VERSIONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.15", "3.13t", "3.14t", "3.15t")
+NEEDED = (
+    "pytest",
+    "pytest-asyncio",
+    "pytest-timeout",
+    "hypothesis",
+    "opentelemetry-sdk",
+    "opentelemetry-configuration",
+)
+TESTS = ("tests/codec", "tests/test_snapshots.py", "tests/test_ids.py", "tests/test_propagators.py")
+
+
+def find(version: str) -> str | None:
+    """The interpreter of this version, or None."""
+    candidates = [shutil.which(f"python{version}")]
+    short = version.rstrip("t")
+    folders = sorted(Path.home().glob(f".pyenv/versions/{short}.*"), reverse=True)
+    candidates += [str(f / "bin" / f"python{version}") for f in folders if f.name.endswith("t") == version.endswith("t")]
+    own = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "tracefill", "pythons", version, "bin")
+    candidates.append(str(own / f"python{version}"))
+    for candidate in candidates:
+        # A pyenv shim stands on PATH for every version, and fails for those that are not selected.
+        if candidate and os.path.exists(candidate) and says_version(candidate, short):
+            return candidate
+    return None
+
+
+def says_version(python: str, version: str) -> bool:
+    done = subprocess.run([python, "--version"], capture_output=True, text=True, check=False)
+    return done.returncode == 0 and done.stdout.startswith(f"Python {version}.")
+
+
+def check(version: str, python: str, folder: Path) -> tuple[str, int, str]:
+    """(version, exit code, the end of what was printed)."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COVERAGE"))}
+    where = folder / version
+    steps = (
+        [python, "-m", "venv", str(where)],
+        [str(where / "bin/python"), "-m", "pip", "install", "-q", str(ROOT), *NEEDED],
+        [
+            str(where / "bin/python"),
+            "-P" if not version.startswith("3.10") else "-B",
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            *TESTS,
+        ],
+    )
+    for step in steps:
+        done = subprocess.run(step, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            break
+    return version, done.returncode, (done.stdout + done.stderr)[-3000:]
+
+
+def main() -> int:
+    found = {version: python for version in VERSIONS if (python := find(version))}
+    print(f"not here, hence not tested: {', '.join(v for v in VERSIONS if v not in found) or 'none'}", flush=True)
+    failed = 0
+    with tempfile.TemporaryDirectory() as folder, concurrent.futures.ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(check, version, python, Path(folder)) for version, python in found.items()]
+        for run in concurrent.futures.as_completed(runs):
+            version, code, output = run.result()
+            failed += code != 0
+            print(f"CPython {version}: {output.strip().splitlines()[-1] if not code else 'FAILED'}", flush=True)
+            if code:
+                print(output, flush=True)
+    return 1 if failed or not found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
