@@ -41,6 +41,12 @@ example:
 
 'tracefill COMMAND --help' shows an example of each."""
 
+BENCH_EXAMPLE = """\
+example:
+  tracefill bench --json
+
+All further options go to the benchmarks: python -m benchmarks --help"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; raises SystemExit for a mistake on the command line.
@@ -93,7 +99,7 @@ def _run(name: str, arguments: list[str]) -> int:
     command = COMMANDS[name]
     try:
         module = importlib.import_module(command.module)
-        parser = argparse.ArgumentParser(prog=f"tracefill {name}", formatter_class=argparse.RawDescriptionHelpFormatter)
+        parser = _command_parser(name)
         module.add_arguments(parser)
         return int(module.run(parser.parse_intermixed_args(arguments)))
     except ModuleNotFoundError as error:
@@ -109,6 +115,11 @@ def _missing(name: str, error: ModuleNotFoundError) -> int:
 
 
 def _bench(arguments: list[str]) -> int:
+    parser = _command_parser("bench")
+    parser.description = "Times tracefill beside stock OpenTelemetry and the peers; exit code 1 when a row falls short."
+    parser.epilog = BENCH_EXAMPLE
+    parser.add_argument("--json", action="store_true", help="one JSON document instead of the table")
+    parser.parse_known_args(arguments)
     for checkout in (Path(__file__).parents[2], Path.cwd()):
         if (checkout / "benchmarks" / "__main__.py").is_file():
             return subprocess.call([sys.executable, "-m", "benchmarks", *arguments], cwd=checkout)
@@ -118,3 +129,7 @@ def _bench(arguments: list[str]) -> int:
         file=sys.stderr,
     )
     return 2
+
+
+def _command_parser(name: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(prog=f"tracefill {name}", formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -73,6 +73,22 @@ def test_headline_says_both_numbers_and_the_share(shop: Document) -> None:
     assert "1410 of 1500 chains whole: 94.0 %" in text
 
 
+def test_page_names_what_was_audited(shop: Document) -> None:
+    assert "tracefill audit of shop.jsonl, shop-2.jsonl<" in page(shop)
+    many = shop | {"sources": [f"{number}.jsonl" for number in range(90)]}
+    assert "4.jsonl and 85 more<" in page(many)
+
+
+def test_chart_shows_a_loss_of_one_in_a_thousand_and_calls_it_by_its_size(shop: Document) -> None:
+    shop["over_time"] = [
+        {"start_unix_nano": str(number * 10**9), "whole": 1000 - (number == 3), "total": 1000} for number in range(9)
+    ]
+    written = page(shop)
+    assert "Completeness in 9 steps of time; the lowest is 99.9 %." in written
+    assert ">99 %</text>" in written, "the scale fits the loss"
+    assert re.findall(r'height="([\d.]+)" class="lost"', written) == ["0"] * 3 + ["15"] + ["0"] * 5
+
+
 def test_each_finding_has_cause_evidence_and_the_exact_line_of_its_cure(shop: Document) -> None:
     written = page(shop)
     for finding in shop["findings"]:
@@ -284,6 +300,8 @@ def test_console_is_heard_when_it_complains(folder: Path) -> None:
 
 @pytest.mark.parametrize("width", [1280, 500])
 def test_page_is_never_wider_than_the_window(shop: Document, folder: Path, width: int) -> None:
+    shop["findings"][0]["cure"]["config"] = shop["edges"][0]["via"] = shop["findings"][1]["evidence"] = "x" * 400
+    shop["waterfalls"][0]["spans"][0]["name"] = shop["sources"][0] = "x" * 400
     measure = "<script>document.title = document.documentElement.scrollWidth - innerWidth</script></body>"
     without_policy = re.sub(r"<meta http-equiv[^>]+>", "", page(shop)).replace("</body>", measure)
     (folder / "page.html").write_text(without_policy)

@@ -107,7 +107,9 @@ def test_colour_adds_no_words(shop: Document) -> None:
 def test_strangers_names_move_no_cursor_and_are_no_markup(shop: Document) -> None:
     for where in (shop["edges"][0], shop["findings"][0]):
         where["from"] = "[red]shop[/red]\x1b[2J\r\n\u202e:smile:"
+    shop["findings"][0]["cure"]["config"] = "[red]line[/red]\x1b[2J"
     text = printed(shop, width=200)
+    assert r"[red]line[/red]\x1b[2J" in text
     assert r"[red]shop[/red]\x1b[2J\r\n\u202e:smile:" in text
     assert "\x1b" not in text
 

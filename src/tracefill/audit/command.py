@@ -1,4 +1,7 @@
-"""``tracefill audit``: from sources to a report, a page, a document, a comparison, and an exit code."""
+"""``tracefill audit``: from sources to a report, a page, a document, a comparison, and an exit code.
+
+The document is that of ``tracefill.audit.chains``, and ``sources``: what was audited, as it was named.
+"""
 
 from __future__ import annotations
 

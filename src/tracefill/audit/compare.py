@@ -4,6 +4,16 @@ Whatever the two saw differs by chance alone, too. So nothing is called worse or
 side) says that chance would seldom do that much: 1 % for the whole comparison, shared evenly between its chains and all
 of its edges, so that looking at many edges does not cry wolf. Edges and findings are matched without their library, as
 the library is often what has been changed.
+
+The document of ``--compare --json``, version 1 (within it fields are added, never renamed or given another meaning)::
+
+    schema          "tracefill.compare/1"
+    rule            the rule above, in one sentence
+    worse           whether the chains or an edge are worse: exit code 1
+    before, after   sources, and chains as in ``tracefill.audit/1``
+    chains          verdict: worse, better, same; chance: how likely chance alone does as much
+    edges           from, to, layer, via; before and after: kept, total; verdict (new and gone, too), chance
+    findings        cause, breaks, layer, from, to, via, cure; before, after: the counts; verdict: new, gone, stays
 """
 
 from __future__ import annotations
@@ -56,7 +66,7 @@ _ORDER = {verdict: place for place, verdict in enumerate(("worse", "better", "ne
 def chance_of_less(kept: int, total: int, *, of_kept: int, of_total: int) -> float:
     """How likely ``total`` drawn blindly from all of both holds ``kept`` or fewer: the hypergeometric tail.
 
-    >>> round(chance_of_less(0, 5, of_kept=5, of_total=5), 4)  # 1 in 10 over 5
+    >>> round(chance_of_less(0, 5, of_kept=5, of_total=5), 4)  # 1 of the 252 ways
     0.004
     """
     all_kept, everything = kept + of_kept, total + of_total

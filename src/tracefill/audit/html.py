@@ -25,7 +25,7 @@ from tracefill.audit.document import (
 from tracefill.audit.markup import Markup, element, join
 from tracefill.audit.service_map import service_map, services_left_out
 
-EDGES_SHOWN = 200
+SOURCES_NAMED, EDGES_SHOWN = 5, 200
 CHART_WIDTH, CHART_HEIGHT = 1000, 150
 CHART_LEFT, CHART_BOTTOM = 52, 22
 
@@ -43,6 +43,7 @@ def page(document: Document) -> str:
     template = Template((files("tracefill.audit") / "report.html").read_text(encoding="utf-8"))
     return template.substitute(
         title=join([f"{headline(document)} - tracefill audit"]),
+        subject=join([f"tracefill audit of {_sources(document['sources'])}"]),
         headline=_headline(document),
         remarks=_list(remarks(document), class_="remarks"),
         contents=_list(element("a", title, href=f"#{id_}") for id_, title, _ in sections),
@@ -64,6 +65,11 @@ def _sections(document: Document) -> list[Section]:
 
 def _section(id_: str, title: str, content: Markup) -> Markup:
     return element("section", element("h2", title, id=f"{id_}-title"), content, id=id_, aria_labelledby=f"{id_}-title")
+
+
+def _sources(names: list[str]) -> str:
+    more = len(names) - SOURCES_NAMED
+    return ", ".join(names[:SOURCES_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _headline(document: Document) -> Markup:
@@ -92,32 +98,39 @@ def _over_time(document: Document) -> Markup:
 
 def _chart(buckets: Sequence[dict[str, Any]]) -> Markup:
     """What was lost hangs down from 100 %: a loss of one per cent can be seen, and is still true to scale."""
-    losses = [1 - bucket["whole"] / bucket["total"] for bucket in buckets]
-    worst = max(losses)
-    depth = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if worst <= step)
+    worst = max(buckets, key=_lost)
+    depth = next(step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if _lost(worst) <= step)
     starts = [int(bucket["start_unix_nano"]) for bucket in buckets]
-    span = _bucket_length(starts)
-    scale = (CHART_WIDTH - CHART_LEFT) / (starts[-1] - starts[0] + span)
-    bars = [
-        _bar(bucket, CHART_LEFT + (start - starts[0]) * scale, span * scale, loss / depth)
-        for bucket, start, loss in zip(buckets, starts, losses, strict=True)
-    ]
-    labels = (
-        element("text", "100 %", x=CHART_LEFT - 8, y=12, text_anchor="end"),
-        element("text", f"{100 * (1 - depth):.0f} %", x=CHART_LEFT - 8, y=CHART_HEIGHT, text_anchor="end"),
-        element("text", clock_time(starts[0]), x=CHART_LEFT, y=CHART_HEIGHT + CHART_BOTTOM - 4),
-        element(
-            "text", clock_time(starts[-1] + span), x=CHART_WIDTH, y=CHART_HEIGHT + CHART_BOTTOM - 4, text_anchor="end"
+    length = min((later - earlier for earlier, later in pairwise(starts)), default=10**9)
+    scale = (CHART_WIDTH - CHART_LEFT) / (starts[-1] - starts[0] + length)
+    said = f"Completeness in {len(buckets)} steps of time; the lowest is {percent(worst['whole'], worst['total'])}."
+    return element(
+        "svg",
+        element("title", said, id="time-said"),
+        *(
+            _bar(bucket, CHART_LEFT + (start - starts[0]) * scale, length * scale, _lost(bucket) / depth)
+            for bucket, start in zip(buckets, starts, strict=True)
         ),
+        *_axes(f"{100 * (1 - depth):.0f} %", clock_time(starts[0]), clock_time(starts[-1] + length)),
+        viewBox=f"0 0 {CHART_WIDTH} {CHART_HEIGHT + CHART_BOTTOM}",
+        role="img",
+        aria_labelledby="time-said",
+        class_="chart",
     )
-    said = f"Completeness in {len(buckets)} steps of time; the lowest is {100 * (1 - worst):.1f} %."
-    title = element("title", said, id="time-said")
-    size = f"0 0 {CHART_WIDTH} {CHART_HEIGHT + CHART_BOTTOM}"
-    return element("svg", title, *bars, *labels, viewBox=size, role="img", aria_labelledby="time-said", class_="chart")
 
 
-def _bucket_length(starts: Sequence[int]) -> int:
-    return min((later - earlier for earlier, later in pairwise(starts)), default=10**9)
+def _lost(bucket: dict[str, Any]) -> float:
+    return 1 - float(bucket["whole"] / bucket["total"])
+
+
+def _axes(lowest: str, first: str, last: str) -> tuple[Markup, ...]:
+    below = CHART_HEIGHT + CHART_BOTTOM - 4
+    return (
+        element("text", "100 %", x=CHART_LEFT - 8, y=12, text_anchor="end"),
+        element("text", lowest, x=CHART_LEFT - 8, y=CHART_HEIGHT, text_anchor="end"),
+        element("text", first, x=CHART_LEFT, y=below),
+        element("text", last, x=CHART_WIDTH, y=below, text_anchor="end"),
+    )
 
 
 def _bar(bucket: dict[str, Any], x: float, width: float, lost: float) -> Markup:
