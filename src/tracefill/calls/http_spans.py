@@ -14,6 +14,7 @@ Patterns and names are regular expressions, commas between them.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +23,9 @@ from typing import Any
 from opentelemetry.trace import Span, Status, StatusCode
 
 __all__ = [
+    "SHOWN_CHARACTERS",
     "HeaderCapture",
+    "call_hook",
     "excluded_urls",
     "known_method",
     "method_attributes",
@@ -31,15 +34,18 @@ __all__ = [
     "record_server_status",
     "redacted_query",
     "redacted_url",
+    "server_address",
     "span_name",
 ]
 
 # RFC 9110, RFC 5789 (PATCH) and RFC 10008 (QUERY); https://opentelemetry.io/docs/specs/semconv/registry/attributes/http/
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH", "QUERY"))
 
-# Header values that are never shown, whatever the variables say; a value that is shown is cut at so many characters.
+# Header values that are never shown, whatever the variables say.
 _SECRET_NAMES = ("authorization", "cookie", "api-?key", "token", "secret", "password", "session", "csrf")
-_SHOWN_CHARACTERS = 1024
+
+#: What strangers have sent is cut at so many characters before it goes onto a span.
+SHOWN_CHARACTERS = 1024
 
 _SECRET_PARAMETERS = re.compile(
     r"(?:(?<=[?&;])|^)"
@@ -47,6 +53,8 @@ _SECRET_PARAMETERS = re.compile(
 )
 
 UrlTest = Callable[[str], Any]
+
+_logger = logging.getLogger("tracefill")
 
 
 def _words(variable: str) -> list[str]:
@@ -79,7 +87,7 @@ def method_attributes(method: str) -> dict[str, Any]:
     known = known_method(method)
     if known == method:
         return {"http.request.method": method}
-    return {"http.request.method": known, "http.request.method_original": method[:_SHOWN_CHARACTERS]}
+    return {"http.request.method": known, "http.request.method_original": method[:SHOWN_CHARACTERS]}
 
 
 def span_name(method: str, route: str | None = None) -> str:
@@ -91,6 +99,23 @@ def span_name(method: str, route: str | None = None) -> str:
     known = known_method(method)
     name = "HTTP" if known == "_OTHER" else known
     return f"{name} {route}" if route else name
+
+
+def server_address(authority: str) -> dict[str, Any]:
+    """server.address, and server.port where it is given, of a Host header or the authority of a URL.
+
+    >>> server_address("shop.example:8080")
+    {'server.address': 'shop.example', 'server.port': 8080}
+    >>> server_address("[::1]")
+    {'server.address': '::1'}
+    """
+    host, _, port = authority.rpartition(":")
+    if not port.isdecimal() or not port.isascii() or len(port) > 5:
+        host, port = authority, ""
+    host = host.strip("[]")[:SHOWN_CHARACTERS]
+    if not host:
+        return {}
+    return {"server.address": host, "server.port": int(port)} if port else {"server.address": host}
 
 
 def redacted_query(query: str) -> str:
@@ -162,7 +187,7 @@ class HeaderCapture:
             for pair in headers:
                 name, value = _text(pair[0]).lower(), _text(pair[1])
                 if self._wanted(name):
-                    shown = "[REDACTED]" if self._secret(name) else value[:_SHOWN_CHARACTERS]
+                    shown = "[REDACTED]" if self._secret(name) else value[:SHOWN_CHARACTERS]
                     found.setdefault(self._prefix + name, []).append(shown)
         return found
 
@@ -194,6 +219,14 @@ def record_failure(span: Span, error: BaseException) -> None:
         span.set_attribute("error.type", name)
         span.record_exception(error)
         span.set_status(Status(StatusCode.ERROR, f"{kind.__name__}: {error}"))
+
+
+def call_hook(hook: Callable[..., object], *arguments: Any) -> None:
+    """A hook of the user's; what it raises is logged, and the request goes on."""
+    try:
+        hook(*arguments)
+    except Exception:
+        _logger.warning("the hook %r failed", hook, exc_info=True)
 
 
 def _text(value: Any) -> str:

@@ -14,16 +14,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span
 
 from tracefill import _codec
 from tracefill._codec import snapshot, with_span
+from tracefill.context import current
 from tracefill.edge import request_ids, root_ids
 from tracefill.formats import TRACECONTEXT
 from tracefill.spans import Tracer, link_to
 
-__all__ = ["KEY", "Arrival", "at_edge", "from_stranger", "further_in", "new_trace_id"]
+__all__ = ["KEY", "Arrival", "at_edge", "caller", "from_stranger", "further_in", "new_trace_id"]
 
 #: Where a WSGI environ or an ASGI scope holds the Arrival while its request is served.
 KEY = "tracefill.arrival"
@@ -39,7 +41,17 @@ class Arrival:
     """
 
     __slots__ = (
-        "adopted", "carrier", "context", "inside", "links", "request_id", "route", "sent", "span", "span_id", "trace_id"
+        "adopted",
+        "begun",
+        "carrier",
+        "context",
+        "inside",
+        "links",
+        "request_id",
+        "sent",
+        "span",
+        "span_id",
+        "trace_id",
     )
 
     def __init__(
@@ -57,9 +69,9 @@ class Arrival:
         self.span_id = span_id
         self.sent = sent
         self.links = links
-        self.route: str | None = None
         self.span: Span | None = None
         self.inside = context  # what is current while the application works
+        self.begun = False  # the span is tracefill's own, and its Middleware says when it is over
         self.adopted: Held | None = None
         self.carrier: dict[str, Any] | None = None
 
@@ -80,6 +92,7 @@ class Arrival:
 
     def begin(self, tracer: Tracer, name: str, collect: Callable[[], Mapping[str, Any]]) -> Span:
         """The server span, made by tracefill; current in `inside`."""
+        self.begun = True
         if self.trace_id and root_ids.can_choose():
             root_ids.choose(self.trace_id, self.span_id)
             self.span = tracer.start(name, "server", self.context, {**collect(), **self.attributes()}, self.links)
@@ -88,6 +101,12 @@ class Arrival:
             self.span = tracer.start(name, "server", self.context, {**collect(), **self.attributes()}, self.links)
         self.inside = with_span(self.context, self.span)
         return self.span
+
+    def routed(self, name: str, route: str) -> None:
+        """A framework has found which of its routes the request takes."""
+        if self.begun and self.span is not None:
+            self.span.update_name(name)
+            self.span.set_attribute("http.route", route)
 
     def adopt(self, span: Span, context: Context) -> Context:
         """The server span, made by somebody else in this context; returns the context with the request id in force."""
@@ -104,6 +123,20 @@ class Arrival:
         self.inside = with_span(context, span)
         return context
 
+    def written(self) -> dict[str, str]:
+        """The caller's position as a W3C header, for those who read no other; nothing where he gave none."""
+        position = snapshot(self.context)
+        values = TRACECONTEXT.encode(position) if position.is_valid else (None, None)
+        position.release()
+        return {name: str(value) for name, value in zip(TRACECONTEXT.fields, values, strict=True) if value is not None}
+
+    def for_others(self) -> Context:
+        """What is current around an application whose server span somebody else makes: he must find no span there, and takes
+        ids that were chosen from the id generator."""
+        if self.trace_id and root_ids.can_choose():
+            root_ids.choose(self.trace_id, self.span_id)
+        return Context() if self.request_id is None else request_ids.in_context(Context(), self.request_id)
+
     def over(self) -> None:
         """The response is complete: an adopted span may end."""
         if self.adopted is not None:
@@ -113,14 +146,14 @@ class Arrival:
             self.carrier.pop(KEY, None)
             self.carrier = None
 
-    def answers(self) -> list[tuple[str, str]]:
+    def answers(self) -> dict[str, str]:
         """The headers that tell the caller who his request was: the request id, and the trace where that is another."""
         if self.request_id is None:
-            return []
-        said = [("x-request-id", self.request_id)]
+            return {}
+        said = {"x-request-id": self.request_id}
         position = snapshot(self.inside)
         if position.is_valid and request_ids.as_trace_id(self.request_id) != position.trace_id:
-            said.append(("traceresponse", str(TRACECONTEXT.encode(position)[0])))
+            said["traceresponse"] = str(TRACECONTEXT.encode(position)[0])
         position.release()
         return said
 
@@ -188,6 +221,18 @@ def from_stranger(context: Context, sent: str | bytes | None) -> Arrival:
         request_ids.readable(sent),
         link_to(context),
     )
+
+
+def caller() -> tuple[Context | None, bool]:
+    """The current context, where a span of it is open: the application was called by a program and not by a server; and
+    whether that span is a server's, so that somebody serves this request already."""
+    context = current()
+    if not context:
+        return None, False
+    span = trace.get_current_span(context)
+    if not span.is_recording():
+        return None, False  # what is left of the time when the server was started
+    return context, getattr(span, "kind", None) is trace.SpanKind.SERVER
 
 
 def new_trace_id() -> int:

@@ -19,7 +19,7 @@ __all__ = ["Body", "covered"]
 Over = Callable[[BaseException | None], None]
 
 
-def covered(body: Any, environ: dict[str, Any], context: Context, over: Over) -> Any:
+def covered(body: Iterable[bytes], environ: dict[str, Any], context: Context, over: Over) -> Iterable[bytes]:
     """What to hand to the server for this body, so that `over` is called when it is done with it.
 
     A list runs none of the application's code any more, and says to the server how long it is: it goes out as it is. So does
@@ -30,10 +30,11 @@ def covered(body: Any, environ: dict[str, Any], context: Context, over: Over) ->
         over(None)
         return body
     wrapper = environ.get("wsgi.file_wrapper")
+    wrapped = Body(body, context, over)
     if isinstance(wrapper, type) and isinstance(body, wrapper) and hasattr(body, "__dict__"):
-        body.close = Body(body, context, over).close
+        vars(body)["close"] = wrapped.close
         return body
-    return Body(body, context, over)
+    return wrapped
 
 
 class Body:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tracefill.wrapping import contrib_active
 
-__all__ = ["Maker", "has_middleware", "layers", "others"]
+__all__ = ["Maker", "framework", "has_middleware", "layers", "others"]
 
 #: Tells whether somebody makes the server span now: instrumentations are switched on and off, providers are set late.
 Maker = Callable[[], bool]
@@ -33,13 +33,39 @@ def layers(app: Any) -> Iterator[Any]:
 
 
 def others(app: Any) -> tuple[Maker, ...]:
-    """Tests of all within the application that may make a server span, tracefill aside; most applications have none."""
-    return tuple(maker for layer in layers(app) if (maker := _maker(layer)) is not None)
+    """Tests of all within the application that may make a server span; most applications have none, and none is asked for
+    where tracefill's own Middleware stands before it."""
+    found = []
+    for layer in layers(app):
+        if _is_ours(layer):
+            break
+        maker = _maker(layer)
+        if maker is not None:
+            found.append(maker)
+    return tuple(found)
 
 
 def has_middleware(app: Any) -> bool:
     """True when tracefill's own Middleware is within."""
-    return any(getattr(type(layer), "makes_server_span", False) for layer in layers(app))
+    return any(_is_ours(layer) for layer in layers(app))
+
+
+def framework(app: Any) -> str:
+    """The framework within, by the name that it has in OpenTelemetry's variables; "HTTP" when there is none that we know.
+
+    >>> framework(print)
+    'HTTP'
+    """
+    for layer in layers(app):
+        kinds = _kinds(layer)
+        for kind, name in _NAMES.items():
+            if kind in kinds:
+                return name
+    return "HTTP"
+
+
+def _is_ours(layer: Any) -> bool:
+    return bool(getattr(layer.__class__, "makes_server_span", False))
 
 
 def _next(app: Any) -> Any:
@@ -52,8 +78,13 @@ def _next(app: Any) -> Any:
     return getattr(app, "__wrapped__", None) or getattr(app, "__self__", None)
 
 
+def _kinds(layer: Any) -> set[str]:
+    # By __class__, which a weak proxy has of what it stands for.
+    return {f"{kind.__module__}.{kind.__qualname__}" for kind in layer.__class__.__mro__}
+
+
 def _maker(layer: Any) -> Maker | None:
-    kinds = {f"{kind.__module__}.{kind.__qualname__}" for kind in type(layer).__mro__}
+    kinds = _kinds(layer)
     if any(kind.startswith(_CONTRIB) and kind.endswith(".OpenTelemetryMiddleware") for kind in kinds):
         return _always
     if "starlette.middleware.opentelemetry.OpenTelemetryMiddleware" in kinds:
@@ -85,6 +116,13 @@ def _starlette(app: Any) -> bool:
 def _django(_: Any) -> bool:
     return contrib_active("opentelemetry.instrumentation.django", "DjangoInstrumentor")
 
+
+_NAMES = {
+    "flask.app.Flask": "FLASK",
+    "fastapi.applications.FastAPI": "FASTAPI",
+    "starlette.applications.Starlette": "STARLETTE",
+    "django.core.handlers.base.BaseHandler": "DJANGO",
+}
 
 _FRAMEWORKS: dict[str, Callable[[Any], bool]] = {
     "flask.app.Flask": _flagged,

@@ -1,4 +1,4 @@
-"""The edge of a WSGI application: request ids in, request ids out, the server span of whoever makes it."""
+"""The edge of a WSGI application: request ids in and out, whoever makes the server span."""
 
 from __future__ import annotations
 
@@ -7,15 +7,83 @@ from typing import Any
 
 from opentelemetry.context import Context
 
-from tracefill.context import current, extract, scope
-from tracefill.edge import root_ids
-from tracefill.edge.arrivals import KEY, Arrival, further_in
+from tracefill.context import extract, scope
+from tracefill.edge import makers, root_ids
+from tracefill.edge.arrivals import KEY, Arrival, caller, further_in
 from tracefill.edge.bodies import covered
-from tracefill.edge.makers import Maker, others
-from tracefill.edge.request_ids import in_context
-from tracefill.formats import TRACECONTEXT
 
-__all__ = ["Edge", "StartResponse", "WSGIApplication", "live_context"]
+__all__ = ["Edge", "Environ", "StartResponse", "WSGIApplication", "as_environ"]
 
+Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
-WSGIApplication = Callable[[dict[str, Any], StartResponse], Iterable[bytes]]
+WSGIApplication = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+
+class Edge:
+    """The application, behind a gateway: request ids are kept, put on record, passed on and sent back.
+
+    `spanned`, the application with a server span around it, is called where nobody within `app` makes one. `reached` is False
+    where a program may have called the application by itself, and not a server. `others` are looked for where they are not
+    given.
+    """
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        spanned: WSGIApplication | None = None,
+        *,
+        reached: bool = True,
+        others: tuple[makers.Maker, ...] | None = None,
+    ) -> None:
+        self.app = app
+        self.spanned = spanned or app
+        self._reached = reached
+        self._others = others
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        base, served = (None, False) if self._reached else caller()
+        if KEY in environ or served:
+            return self.app(environ, start_response)
+        if self._others is None:
+            self._others = makers.others(self.app)
+        others = any(makes_span() for makes_span in self._others)
+        return self._serve(environ, start_response, self._meet(environ, base, others), others)
+
+    def _meet(self, environ: Environ, base: Context | None, others: bool) -> Arrival:
+        arrival = further_in(extract(environ, base), environ.get("HTTP_X_REQUEST_ID"))
+        if others and "HTTP_TRACEPARENT" not in environ:
+            environ.update(as_environ(arrival.written()))
+        return arrival
+
+    def _serve(
+        self, environ: Environ, start_response: StartResponse, arrival: Arrival, others: bool
+    ) -> Iterable[bytes]:
+        def answering(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            return start_response(status, _answered(headers, arrival), *rest)
+
+        def over(_: BaseException | None) -> None:
+            arrival.over()
+
+        try:
+            with scope(arrival.for_others() if others else arrival.context):
+                body = (self.app if others else self.spanned)(arrival.within(environ), answering)
+        except BaseException:
+            arrival.over()
+            raise
+        finally:
+            if others:
+                root_ids.forget()
+        return body if arrival.begun else covered(body, environ, arrival.inside, over)
+
+
+def as_environ(headers: dict[str, str]) -> Environ:
+    """HTTP headers under the names that WSGI gives them."""
+    return {"HTTP_" + name.upper().replace("-", "_"): value for name, value in headers.items()}
+
+
+def _answered(headers: list[tuple[str, str]], arrival: Arrival) -> list[tuple[str, str]]:
+    try:
+        present = {name.lower() for name, _ in headers}
+    except (AttributeError, TypeError, ValueError):
+        return headers  # not as PEP 3333 has them: the server says so
+    return [*headers, *(line for line in arrival.answers().items() if line[0] not in present)]

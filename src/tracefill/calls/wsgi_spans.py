@@ -1,0 +1,178 @@
+"""The server spans of WSGI applications: what every WSGI server and framework shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+from urllib.parse import quote
+
+from opentelemetry.context import Context
+from opentelemetry.trace import Span
+
+from tracefill.calls.http_spans import (
+    SHOWN_CHARACTERS,
+    HeaderCapture,
+    call_hook,
+    method_attributes,
+    record_failure,
+    record_server_status,
+    redacted_query,
+    server_address,
+    span_name,
+)
+from tracefill.calls.http_spans import excluded_urls as url_test
+from tracefill.context import current, extract, scope
+from tracefill.edge.arrivals import KEY, Arrival, caller
+from tracefill.edge.bodies import covered
+from tracefill.edge.entrances import Serving
+from tracefill.edge.wsgi import Edge, Environ, StartResponse, WSGIApplication
+from tracefill.spans import Tracer
+
+__all__ = ["Middleware", "routed", "serving"]
+
+_tracer = Tracer("tracefill.calls.wsgi")
+
+RequestHook = Callable[[Span, Environ], object]
+ResponseHook = Callable[[Span, Environ, str, list[tuple[str, str]]], object]
+
+
+class Middleware:
+    """The application with a server span around each request.
+
+    `excluded_urls`: patterns of URLs without a span. `request_hook(span, environ)` is called when the span has begun,
+    `response_hook(span, environ, status, headers)` when the response has. `request_headers`, `response_headers`: names of
+    headers to record; `secret_headers`: names of those whose values are not to be seen. All but the hooks can also be set by
+    OpenTelemetry's variables, see `http_spans`.
+    """
+
+    makes_server_span = True
+
+    def __init__(
+        self,
+        app: WSGIApplication,
+        *,
+        excluded_urls: str | Iterable[str] | None = None,
+        request_hook: RequestHook | None = None,
+        response_hook: ResponseHook | None = None,
+        request_headers: Iterable[str] | None = None,
+        response_headers: Iterable[str] | None = None,
+        secret_headers: Iterable[str] | None = None,
+        library: str = "HTTP",
+    ) -> None:
+        self.app = app
+        self._excluded = url_test(library, excluded_urls)
+        self._request_hook = request_hook
+        self._response_hook = response_hook
+        self._request_headers = HeaderCapture("server", "request", request_headers, secret_headers)
+        self._response_headers = HeaderCapture("server", "response", response_headers, secret_headers)
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        arrival = environ.get(KEY)
+        if arrival is not None:
+            if arrival.span is not None:
+                return self.app(environ, start_response)
+            context = arrival.context
+        elif current():
+            base, is_served = caller()
+            if is_served:
+                return self.app(environ, start_response)
+            context = extract(environ, base)
+        else:
+            context = extract(environ)
+        if not _tracer.records(context) or (self._excluded is not None and self._excluded(_url(environ))):
+            return self._pass(environ, start_response, context)
+        return self._record(environ, start_response, arrival or Arrival(context))
+
+    def _pass(self, environ: Environ, start_response: StartResponse, context: Context) -> Iterable[bytes]:
+        with scope(context):
+            body = self.app(environ, start_response)
+        return body if type(body) is list else covered(body, environ, context, _nothing)
+
+    def _record(self, environ: Environ, start_response: StartResponse, arrival: Arrival) -> Iterable[bytes]:
+        span = arrival.begin(_tracer, span_name(environ["REQUEST_METHOD"]), lambda: self._attributes(environ))
+
+        def started(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
+            self._respond(span, environ, status, headers)
+            return start_response(status, headers, *rest)
+
+        def over(error: BaseException | None) -> None:
+            if error is not None:
+                record_failure(span, error)
+            arrival.over()
+            span.end()
+
+        try:
+            with scope(arrival.inside):
+                if self._request_hook is not None:
+                    call_hook(self._request_hook, span, environ)
+                body = self.app(arrival.within(environ), started)
+        except BaseException as error:
+            over(error)
+            raise
+        return covered(body, environ, arrival.inside, over)
+
+    def _respond(self, span: Span, environ: Environ, status: str, headers: list[tuple[str, str]]) -> None:
+        if span.is_recording():
+            if status[:3].isdecimal():
+                record_server_status(span, int(status[:3]))
+            if self._response_headers:
+                span.set_attributes(self._response_headers(headers))
+        if self._response_hook is not None:
+            call_hook(self._response_hook, span, environ, status, headers)
+
+    def _attributes(self, environ: Environ) -> dict[str, Any]:
+        get = environ.get
+        attributes = method_attributes(environ["REQUEST_METHOD"])
+        attributes["url.scheme"] = get("wsgi.url_scheme", "http")
+        attributes["url.path"] = _path(environ)
+        if query := get("QUERY_STRING"):
+            attributes["url.query"] = redacted_query(query)
+        attributes.update(server_address(_authority(environ)))
+        if address := get("REMOTE_ADDR"):
+            attributes["client.address"] = address
+        if agent := get("HTTP_USER_AGENT"):
+            attributes["user_agent.original"] = agent[:SHOWN_CHARACTERS]
+        if protocol := get("SERVER_PROTOCOL"):
+            attributes["network.protocol.version"] = protocol.removeprefix("HTTP/")
+        if self._request_headers:
+            attributes.update(self._request_headers(_headers(environ)))
+        return attributes
+
+
+serving = Serving(Edge, Middleware)
+
+
+def routed(environ: Environ, route: str) -> None:
+    """A framework has found the route of the request that this environ belongs to."""
+    arrival = environ.get(KEY)
+    if arrival is not None:
+        route = environ.get("SCRIPT_NAME", "") + route
+        arrival.routed(span_name(environ["REQUEST_METHOD"], route), route)
+
+
+def _nothing(_: BaseException | None) -> None:
+    pass
+
+
+def _url(environ: Environ) -> str:
+    return f"{environ.get('wsgi.url_scheme', 'http')}://{_authority(environ)}{_path(environ)}"
+
+
+def _authority(environ: Environ) -> str:
+    host = environ.get("HTTP_HOST")
+    return host if host else f"{environ.get('SERVER_NAME', '')}:{environ.get('SERVER_PORT', '')}"
+
+
+def _path(environ: Environ) -> str:
+    """As the client wrote it, where the server tells; PATH_INFO has lost its percent codes."""
+    target = environ.get("RAW_URI") or environ.get("REQUEST_URI")
+    if target and target.startswith("/"):
+        return str(target.partition("?")[0][:SHOWN_CHARACTERS])
+    path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    return quote(path.encode("latin-1", "replace"))[:SHOWN_CHARACTERS] or "/"
+
+
+def _headers(environ: Environ) -> Iterable[tuple[str, str]]:
+    for key, value in environ.items():
+        if key.startswith("HTTP_") or key in ("CONTENT_TYPE", "CONTENT_LENGTH"):
+            yield key.removeprefix("HTTP_").replace("_", "-"), str(value)

@@ -1,0 +1,120 @@
+"""The edge of an ASGI application: request ids in and out, whoever makes the server span."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+from opentelemetry.context import Context
+
+from tracefill.context import extract, scope
+from tracefill.edge import makers, root_ids
+from tracefill.edge.arrivals import KEY, Arrival, caller, further_in
+
+__all__ = [
+    "REQUESTS",
+    "ASGIApplication",
+    "Edge",
+    "Message",
+    "Receive",
+    "Scope",
+    "Send",
+    "as_pairs",
+    "header",
+    "let_tasks_begin",
+]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApplication = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+#: The scopes that are requests; the others (lifespan) are none.
+REQUESTS = ("http", "websocket")
+
+_ANSWERS = ("http.response.start", "websocket.accept", "websocket.http.response.start")
+
+
+class Edge:
+    """The application, behind a gateway: request ids are kept, put on record, passed on and sent back.
+
+    `spanned`, the application with a server span around it, is called where nobody within `app` makes one. `reached` is False
+    where a program may have called the application by itself, and not a server. `others` are looked for where they are not
+    given.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApplication,
+        spanned: ASGIApplication | None = None,
+        *,
+        reached: bool = True,
+        others: tuple[makers.Maker, ...] | None = None,
+    ) -> None:
+        self.app = app
+        self.spanned = spanned or app
+        self._reached = reached
+        self._others = others
+
+    async def __call__(self, asgi_scope: Scope, receive: Receive, send: Send) -> None:
+        base, served = (None, False) if self._reached else caller()
+        if asgi_scope["type"] not in REQUESTS or KEY in asgi_scope or served:
+            await self.app(asgi_scope, receive, send)
+            return
+        if self._others is None:
+            self._others = makers.others(self.app)
+        others = any(makes_span() for makes_span in self._others)
+        asgi_scope, arrival = self._meet(asgi_scope, base, others)
+        try:
+            with scope(arrival.for_others() if others else arrival.context):
+                app = self.app if others else self.spanned
+                await app(arrival.within(asgi_scope), receive, _answering(send, arrival))
+                if arrival.adopted is not None:
+                    await let_tasks_begin()
+        finally:
+            if others:
+                root_ids.forget()
+            arrival.over()
+
+    def _meet(self, asgi_scope: Scope, base: Context | None, others: bool) -> tuple[Scope, Arrival]:
+        headers = asgi_scope.get("headers", ())
+        arrival = further_in(extract(asgi_scope, base), header(headers, b"x-request-id"))
+        if others and header(headers, b"traceparent") is None:
+            written = as_pairs(arrival.written())
+            if written:
+                asgi_scope = {**asgi_scope, "headers": [*headers, *written]}
+        return asgi_scope, arrival
+
+
+def as_pairs(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
+    """HTTP headers as ASGI has them."""
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
+def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
+    """The header's value, lines of one name joined by commas as in WSGI; None when there is none."""
+    if not isinstance(headers, (list, tuple)):
+        return None  # to be read once, and by the application
+    found = [value for key, value in headers if key == name]
+    return b",".join(found) if found else None
+
+
+async def let_tasks_begin() -> None:
+    """Tasks that a request has started begin before its span ends: a child is not younger than the end of its parent."""
+    loop = asyncio._get_running_loop()
+    if loop is not None and getattr(loop, "_ready", True):  # asyncio's own loop tells that nothing is waiting to begin
+        await asyncio.sleep(0)
+
+
+def _answering(send: Send, arrival: Arrival) -> Send:
+    def answering(message: Message) -> Awaitable[None]:
+        if message["type"] in _ANSWERS:
+            headers = list(message.get("headers", ()))
+            present = {bytes(name).lower() for name, _ in headers}
+            headers += [line for line in as_pairs(arrival.answers()) if line[0] not in present]
+            message = {**message, "headers": headers}
+        return send(message)
+
+    return answering
