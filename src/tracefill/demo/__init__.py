@@ -1,0 +1,45 @@
+"""`tracefill demo`: a small shop of real services, run twice on the same traffic: stock OpenTelemetry, then tracefill.
+
+| module       | what it holds |
+|--------------|---------------|
+| `shop.py`    | the services: ordinary code that never names tracefill |
+| `service.py` | one process of the shop: the telemetry it is started with, and its end |
+| `system.py`  | all processes of one run: started in order, watched, stopped, none left behind |
+| `traffic.py` | the callers: two storefronts (one of them speaks B3), and a stranger with bad headers |
+| `verdict.py` | what the exported spans say afterwards |
+"""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = ["add_arguments", "run"]
+
+EXAMPLE = """\
+example:
+  tracefill demo --orders 40
+
+A real broker is used when TRACEFILL_KAFKA=host:port is set; else the one inside librdkafka. Each service writes its own
+OTLP JSON; --keep DIRECTORY leaves the files there, for `tracefill audit DIRECTORY/tracefill`.
+
+exit codes: 0 every chain of the tracefill run is whole; 1 some are not; 2 the shop could not be started."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = "A small shop loses its chains by stock OpenTelemetry, and keeps them by tracefill."
+    parser.epilog = EXAMPLE
+    parser.add_argument("--orders", type=_count, default=30, metavar="N", help="orders of each caller (default 30)")
+    parser.add_argument("--keep", metavar="DIRECTORY", help="keep the exported spans here")
+    parser.add_argument("--json", action="store_true", help="the two audits as one JSON document")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from tracefill.demo.verdict import compare
+
+    return compare(arguments.orders, arguments.keep, as_json=arguments.json)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= 10_000:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 to 10000, found {text!r}")
+    return int(text)
