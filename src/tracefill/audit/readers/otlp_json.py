@@ -65,6 +65,8 @@ class TracesData(msgspec.Struct, gc=False, rename="camel"):
     result: TracesData | None = None
 
 
+NO_NUMBER = 1 << 80  # no integer of OTLP is as large
+
 DECODER = msgspec.json.Decoder(TracesData, strict=False)  # not strict: 64-bit integers may be strings
 
 
@@ -150,7 +152,7 @@ def _patient_span(span: dict[str, Any]) -> OtlpSpan:
         span_id=json_text(span.get("spanId")),
         parent_id=json_text(span.get("parentSpanId")),
         name=json_text(span.get("name")),
-        kind=kind if isinstance(kind, int | str) else None,
+        kind=kind if isinstance(kind, str) else json_integer(kind),
         start=json_integer(span.get("startTimeUnixNano")),
         end=json_integer(span.get("endTimeUnixNano")),
         attributes=_patient_attributes(span),
@@ -168,5 +170,5 @@ def _patient_attributes(owner: dict[str, Any]) -> list[Attribute]:
 
 
 def _patient_value(value: dict[str, Any]) -> Value:
-    number = value.get("intValue")
-    return Value(json_text(value.get("stringValue")), None if number is None else json_integer(number))
+    number = json_integer(value.get("intValue"), NO_NUMBER)
+    return Value(json_text(value.get("stringValue")), None if number == NO_NUMBER else number)

@@ -37,7 +37,10 @@ def read_records(records: Iterable[bytes], read_one: Callable[[bytes], None], fi
             _is_read(record, read_one, file, number, told)
     except UnexpectedEnd as end:
         number += 1
-        if not end.args[0] or _is_read(end.args[0], read_one, file, number, told):
+        rest = end.args[0]
+        if rest and _is_read(rest, read_one, file, number, told):
+            number, rest = number + 1, b""
+        if not rest:
             told.add_damaged(file, number, "not JSON: unexpected end, the list is not closed")
     except CutShort as cut:
         number += 1
@@ -104,7 +107,8 @@ def _complaint(record: bytes, error: json.JSONDecodeError) -> str:
         return f"unexpected end at column {len(error.doc) + 1}"
     if error.msg == "Extra data":
         return f"something follows the document at column {error.colno}"
-    return f"{error.msg[0].lower()}{error.msg[1:]} at column {error.colno}"
+    words = error.msg.removesuffix(" at")
+    return f"{words[0].lower()}{words[1:]} at column {error.colno}"
 
 
 def _is_cut_off(record: bytes) -> bool:
@@ -153,7 +157,13 @@ def json_text(value: Any) -> str:
 
 
 def json_integer(value: Any, otherwise: int = 0) -> int:
-    """The number, told as a number or as decimal text."""
+    """The number, told as a number or as decimal text.
+
+    >>> json_integer("1767225600000000000"), json_integer(2.0), json_integer(1.5), json_integer([], -1)
+    (1767225600000000000, 2, 0, -1)
+    """
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     try:
         return msgspec.convert(value, int, strict=False)
     except msgspec.ValidationError:
