@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 from opentelemetry import trace
@@ -17,6 +18,9 @@ from opentelemetry.exporter.otlp.json.file.trace_exporter import FileSpanExporte
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+
+STOP_SECONDS = 15
 
 
 def telemetry(service: str, path: str) -> TracerProvider:
@@ -68,6 +72,8 @@ def main(name: str, mode: str, path: str) -> None:
 def _wait_for_the_end(stop: threading.Event) -> None:
     sys.stdin.read()
     stop.set()
+    time.sleep(STOP_SECONDS)
+    os._exit(1)  # something waits for a broker or a caller that has gone
 
 
 if __name__ == "__main__":
