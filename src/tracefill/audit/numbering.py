@@ -57,7 +57,7 @@ def look_up(sorted_keys: Array, wanted: Array) -> Array:
 
 def is_in(values: Array, wanted: Array) -> Array:
     """Whether each value is among the wanted ones."""
-    return look_up(np.unique(wanted), values) >= 0
+    return look_up(np.sort(wanted), values) >= 0
 
 
 def earliest(groups: Array, *order: Array) -> Array:

@@ -26,9 +26,10 @@ def pair_calls(near: tuple[Array, Array], far: tuple[Array, Array], near_key: Ar
     [0, 1]
     """
     pairs = np.full(len(far[0]), NOBODY)
-    waiting = deque(
-        sorted(zip(near[0].tolist(), near[1].tolist(), near_key.tolist(), range(len(near[0])), strict=True))
-    )
+    useful = _meets(np.sort(far[0]), *near)
+    useful = useful[np.argsort(near[0][useful], kind="stable")]
+    columns = (near[0][useful], near[1][useful], near_key[useful], useful)
+    waiting = deque(zip(*(column.tolist() for column in columns), strict=True))
     open_by_key: dict[object, list[tuple[int, int]]] = defaultdict(list)
     order = np.lexsort((far[1], far[0]))
     for at, start, end, key in zip(
@@ -54,8 +55,9 @@ def pair_messages(sent: Array, received: Array, sent_key: Array, received_key: A
     [0, -1, 1]
     """
     pairs = np.full(len(received), NOBODY)
-    order = np.argsort(sent, kind="stable")
-    waiting = deque(zip(sent[order].tolist(), sent_key[order].tolist(), order.tolist(), strict=True))
+    useful = _meets(np.sort(received), sent, sent + longest)
+    useful = useful[np.argsort(sent[useful], kind="stable")]
+    waiting = deque(zip(sent[useful].tolist(), sent_key[useful].tolist(), useful.tolist(), strict=True))
     on_the_way: dict[object, deque[tuple[int, int]]] = defaultdict(deque)
     for at in np.argsort(received, kind="stable").tolist():
         now, key = int(received[at]), received_key[at]
@@ -68,6 +70,11 @@ def pair_messages(sent: Array, received: Array, sent_key: Array, received_key: A
         if queue:
             pairs[at] = queue.popleft()[1]
     return pairs
+
+
+def _meets(times: Array, starts: Array, ends: Array) -> Array:
+    """Numbers of the spells in which one of the (sorted) times lies: all others need no walking over."""
+    return np.flatnonzero(np.searchsorted(times, ends, "right") > np.searchsorted(times, starts))
 
 
 def covered(starts: Array, ends: Array, whole: tuple[int, int]) -> float:

@@ -30,7 +30,7 @@ BREAKS = {
 }
 NOWHERE = -1  # the row of a span that is not in the data
 
-# Formats round times to microseconds, start and duration each by itself: less than this tells nothing.
+# Formats round times to microseconds, start and duration each by itself: an end may seem so much earlier than it was.
 ROUNDING_NS = 2_000
 
 

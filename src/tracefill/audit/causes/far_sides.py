@@ -16,7 +16,7 @@ from tracefill.audit.causes import Instances, instances
 from tracefill.audit.chance import chance_of
 from tracefill.audit.clocks import Clocks, Spells, offset_of_calls, offset_of_messages
 from tracefill.audit.forest import Forest
-from tracefill.audit.numbering import Array, combine, group, is_in
+from tracefill.audit.numbering import Array, combine, group, is_in, look_up
 from tracefill.audit.pairing import NOBODY, covered, pair_calls, pair_messages
 from tracefill.audit.targets import METHODS, Targets
 from tracefill.audit.window import Window
@@ -144,10 +144,20 @@ class Meetings:
 
     def _without_far_side_in(self, near: Array, service: int) -> Array:
         """Those of the near rows that nobody in the service continues, not even a span that was lost since."""
-        reached, by = self.forest.reached
-        near = near[~is_in(near, reached[by == service])]
-        orphans = np.flatnonzero(self.forest.lacks_parent & (self.forest["service"] == service))
-        return near[~is_in(self.forest.trace[near], self.forest.trace[orphans])]
+        reached = look_up(self._reached_by, _pair(near, service)) >= 0
+        orphaned = look_up(self._orphaned_in, _pair(self.forest.trace[near], service)) >= 0
+        return near[~reached & ~orphaned]
+
+    @cached_property
+    def _reached_by(self) -> Array:
+        """Each sender together with each service that continues it."""
+        return np.sort(_pair(*self.forest.reached))
+
+    @cached_property
+    def _orphaned_in(self) -> Array:
+        """Each trace together with each service that has spans without their parent there."""
+        orphans = np.flatnonzero(self.forest.lacks_parent)
+        return np.sort(_pair(self.forest.trace[orphans], self.forest["service"][orphans]))
 
     # --- messages ---
 
@@ -224,6 +234,8 @@ class Meetings:
         for near_key, far_key in (subjects, methods, _no_keys(place)):
             for far in ((far_start, far_end), (far_start, far_start)):
                 free_far, free_near = _free(pairs, len(place.near), near_key, far_key)
+                if not len(free_far) or not len(free_near):
+                    continue
                 found = pair_calls(
                     (near[0][free_near], near[1][free_near]),
                     (far[0][free_far], far[1][free_far]),
@@ -263,6 +275,10 @@ class Meetings:
             if len(callers) and (islands[callers] != islands[process]).all():
                 offset = offset_of(self._time(place.near), self._time(place.far[callees == process]))
                 clocks.shift(process, int(callers[0]), offset, islands)
+
+
+def _pair(row: Array, service: Array | int) -> Array:
+    return row.astype(np.int64) << 32 | service
 
 
 def _no_keys(place: Place) -> tuple[Array, Array]:

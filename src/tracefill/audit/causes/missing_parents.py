@@ -25,17 +25,28 @@ EDGE_TO_THE_VERY_END = 10
 
 @dataclass
 class MissingParents:
-    """One row for each missing parent: its earliest child, and when its children were first and last seen."""
+    """One row for each missing parent: its earliest child, and when its children were first and last seen; and all of
+    the children, with the number of their parent."""
 
     child: Array
     first_start: Array
     last_end: Array
+    children: Array
+    parent: Array
 
     def __len__(self) -> int:
         return len(self.child)
 
     def only(self, which: Array) -> MissingParents:
-        return MissingParents(self.child[which], self.first_start[which], self.last_end[which])
+        number = np.cumsum(which) - 1
+        kept = which[self.parent]
+        return MissingParents(
+            self.child[which],
+            self.first_start[which],
+            self.last_end[which],
+            self.children[kept],
+            number[self.parent[kept]],
+        )
 
 
 def missing_parents(forest: Forest, clocks: Clocks, explained: Array) -> MissingParents:
@@ -43,13 +54,11 @@ def missing_parents(forest: Forest, clocks: Clocks, explained: Array) -> Missing
     lacks = forest.lacks_parent.copy()
     lacks[explained] = False
     rows = np.flatnonzero(lacks)
-    if not len(rows):
-        return MissingParents(rows, forest["start"][rows], forest["end"][rows])
-    _, counts, numbers = group(combine(forest.trace[rows], forest["parent_id"][rows]))
-    child = rows[earliest(numbers, clocks.start(forest, rows), rows)]
+    _, counts, number = group(combine(forest.trace[rows], forest["parent_id"][rows]))
+    child = rows[earliest(number, clocks.start(forest, rows), rows)]
     last_end = np.full(len(counts), np.iinfo(np.int64).min)
-    np.maximum.at(last_end, numbers, forest["end"][rows])
-    return MissingParents(child, forest["start"][child], last_end)
+    np.maximum.at(last_end, number, forest["end"][rows])
+    return MissingParents(child, forest["start"][child], last_end, rows, number)
 
 
 def find_missing(
@@ -191,19 +200,21 @@ class Silence:
 def is_sampled_out(forest: Forest, atlas: Atlas, missing: MissingParents, callers: Array, window: Window) -> Array:
     """Whether the calls of the child's operation lack their parent in a steady share: all calls, or those of a caller
     that left no span at all in those traces, as a sampler has it."""
-    sampled = np.zeros(len(missing), bool)
-    remote = np.flatnonzero(forest.is_far_kind[missing.child])
+    lost = np.flatnonzero(forest.is_far_kind[missing.children])
+    lost = lost[window.holds(forest["start"][missing.children[lost]])]
+    child, caller = missing.children[lost], callers[missing.parent[lost]]
     calls, near = forest.crossings
     inside = window.holds(forest["start"][calls])
     calls, near = calls[inside], near[inside]
-    operation, caller = forest.operation[missing.child], callers
-    absent = remote[~atlas.are_in_trace(missing.child[remote], callers[remote])]
-    for ours, lost, kept in (
-        (remote, operation[remote], forest.operation[calls]),
-        (absent, combine(operation[absent], caller[absent]), combine(forest.operation[calls], forest["service"][near])),
-    ):
-        starts = missing.first_start[ours], forest["start"][calls]
-        sampled[ours[_is_steady_share(lost, kept, *starts)]] = True
+    times = forest["start"][child], forest["start"][calls]
+
+    steady = _is_steady_share(forest.operation[child], forest.operation[calls], *times)
+    of_caller = combine(forest.operation[child], caller, atlas.are_in_trace(child, caller))
+    kept_of_caller = combine(forest.operation[calls], forest["service"][near], np.zeros(len(calls), bool))
+    steady |= _is_steady_share(of_caller, kept_of_caller, *times) & ~atlas.are_in_trace(child, caller)
+
+    sampled = np.zeros(len(missing), bool)
+    sampled[missing.parent[lost[steady & (child == missing.child[missing.parent[lost]])]]] = True
     return sampled
 
 
