@@ -45,10 +45,15 @@ def content(spans: Spans) -> list[tuple[Any, ...]]:
 def as_told(spans: Sequence[Span], name: str) -> list[Span]:
     """The spans as a format tells them: some round times, Zipkin has no kind for INTERNAL."""
     if name in ROUNDED:
-        spans = [replace(span, start=span.start // US * US, end=span.end // US * US) for span in spans]
+        spans = [_rounded(span) for span in spans]
     if name == "zipkin.json":
         spans = [replace(span, kind=0 if span.kind == INTERNAL else span.kind) for span in spans]
     return list(spans)
+
+
+def _rounded(span: Span) -> Span:
+    start = span.start // US * US
+    return replace(span, start=start, end=start + (span.end - span.start) // US * US)
 
 
 @pytest.fixture(scope="module")

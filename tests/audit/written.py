@@ -152,7 +152,7 @@ def _jaeger_span(span: Span, process: str) -> Json:
         "operationName": span.name,
         "references": parent + [_reference("FOLLOWS_FROM", *link) for link in span.links],
         "startTime": span.start // US,
-        "duration": span.end // US - span.start // US,
+        "duration": (span.end - span.start) // US,
         "tags": _jaeger_tags({"otel.scope.name": span.library} | kind | span.attributes),
         "logs": [],
         "processID": process,
@@ -190,7 +190,7 @@ def _zipkin_span(span: Span) -> Json:
         "id": span_hex(span.span_id),
         "name": span.name,
         "timestamp": span.start // US,
-        "duration": span.end // US - span.start // US,
+        "duration": (span.end - span.start) // US,
         "localEndpoint": {"serviceName": span.service},
         "tags": tags,
     }
@@ -301,4 +301,4 @@ FILES: dict[str, Callable[[Path, Sequence[Span]], None]] = {
 """How a file of each format is written; the name ends as such a file's would."""
 
 ROUNDED = ("jaeger.json", "zipkin.json")
-"""Formats whose times are microseconds."""
+"""Formats whose times are microseconds, start and duration each by itself."""

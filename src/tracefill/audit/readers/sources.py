@@ -129,7 +129,9 @@ def _lines_up_to(stop: int, file: BinaryIO, tick: Callable[[int], None]) -> Iter
         tick(len(block))
         last = block[-1:]
     if last != b"\n":
-        yield file.readline()
+        rest = file.readline()
+        yield rest
+        tick(len(rest))
 
 
 def read_stream(blocks: Iterable[bytes], file: str, batch: SpanBatch, otherwise: str = "") -> None:
