@@ -47,6 +47,7 @@ class Arrival:
         "context",
         "inside",
         "links",
+        "on_begin",
         "request_id",
         "sent",
         "span",
@@ -71,6 +72,7 @@ class Arrival:
         self.links = links
         self.span: Span | None = None
         self.inside = context  # what is current while the application works
+        self.on_begin: Callable[[Span], None] | None = None
         self.begun = False  # the span is tracefill's own, and its Middleware says when it is over
         self.adopted: Held | None = None
         self.carrier: dict[str, Any] | None = None
@@ -95,11 +97,13 @@ class Arrival:
         self.begun = True
         if self.trace_id and root_ids.can_choose():
             root_ids.choose(self.trace_id, self.span_id)
-            self.span = tracer.start(name, "server", self.context, {**collect(), **self.attributes()}, self.links)
+        attributes = {**collect(), **self.attributes()}
+        self.span = tracer.start(name, "server", self.context, attributes, self.links)
+        if self.trace_id:
             root_ids.forget()
-        else:
-            self.span = tracer.start(name, "server", self.context, {**collect(), **self.attributes()}, self.links)
         self.inside = with_span(self.context, self.span)
+        if self.on_begin is not None:
+            self.on_begin(self.span)
         return self.span
 
     def routed(self, name: str, route: str) -> None:

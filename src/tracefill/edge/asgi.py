@@ -60,12 +60,13 @@ class Edge:
 
     async def __call__(self, asgi_scope: Scope, receive: Receive, send: Send) -> None:
         base, served = (None, False) if self._reached else caller()
-        if asgi_scope["type"] not in REQUESTS or KEY in asgi_scope or served:
-            await self.app(asgi_scope, receive, send)
-            return
         if self._others is None:
             self._others = makers.others(self.app)
         others = any(makes_span() for makes_span in self._others)
+        # Within an open span, others make none of their own for a server.
+        if asgi_scope["type"] not in REQUESTS or KEY in asgi_scope or served or (others and base is not None):
+            await self.app(asgi_scope, receive, send)
+            return
         asgi_scope, arrival = self._meet(asgi_scope, base, others)
         try:
             with scope(arrival.for_others() if others else arrival.context):
@@ -79,6 +80,7 @@ class Edge:
             arrival.over()
 
     def _meet(self, asgi_scope: Scope, base: Context | None, others: bool) -> tuple[Scope, Arrival]:
+        """Who the request is, and the scope that the application is to see."""
         headers = asgi_scope.get("headers", ())
         arrival = further_in(extract(asgi_scope, base), header(headers, b"x-request-id"))
         if others and header(headers, b"traceparent") is None:

@@ -5,6 +5,7 @@ Nothing is written into objects of the program: the edges are kept here, and go 
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from tracefill.edge import makers
 from tracefill.wrapping import Patches
 
-__all__ = ["Serving", "wrap_attribute"]
+__all__ = ["ServerAttribute", "Serving", "wrap_attribute"]
 
 _ABSENT = object()
 
@@ -63,6 +64,23 @@ class Serving:
         return call if makers.has_middleware(app) else self._middleware(call, library=makers.framework(app))
 
 
+class ServerAttribute:
+    """`patch()` and `unpatch()` of a server that keeps its application in an attribute."""
+
+    def __init__(self, serving: Serving, module: str, server: str, attribute: str) -> None:
+        self._serving = serving
+        self._module, self._server, self._attribute = module, server, attribute
+        self._patches = Patches()
+
+    def patch(self) -> None:
+        server = getattr(sys.modules[self._module], self._server)
+        wrap_attribute(self._patches, server, self._attribute, lambda _, app: self._serving.served(app))
+
+    def unpatch(self) -> None:
+        self._patches.undo()
+        self._serving.stop()
+
+
 def wrap_attribute(patches: Patches, owner: type, name: str, wrapper: Callable[[Any, Any], Any]) -> None:
     """From now on `holder.name` is `wrapper(holder, value)`, for each instance of `owner`: also those that exist already."""
     made: weakref.WeakKeyDictionary[Any, tuple[Any, Any]] = weakref.WeakKeyDictionary()
@@ -75,9 +93,12 @@ def wrap_attribute(patches: Patches, owner: type, name: str, wrapper: Callable[[
         if value is None:
             return None
         known = made.get(holder)
-        if known is None or known[0] is not value:
-            known = made[holder] = (value, wrapper(holder, value))
-        return known[1]
+        if known is not None and known[0] is value:
+            return known[1]
+        wrapped = wrapper(holder, value)
+        if wrapped is not value:  # else it may be another time
+            made[holder] = (value, wrapped)
+        return wrapped
 
     def write(holder: Any, value: Any) -> None:
         vars(holder)[name] = value

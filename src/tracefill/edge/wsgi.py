@@ -42,18 +42,21 @@ class Edge:
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         base, served = (None, False) if self._reached else caller()
-        if KEY in environ or served:
-            return self.app(environ, start_response)
         if self._others is None:
             self._others = makers.others(self.app)
         others = any(makes_span() for makes_span in self._others)
-        return self._serve(environ, start_response, self._meet(environ, base, others), others)
+        # Within an open span, others make none of their own for a server.
+        if KEY in environ or served or (others and base is not None):
+            return self.app(environ, start_response)
+        environ, arrival = self._meet(environ, base, others)
+        return self._serve(environ, start_response, arrival, others)
 
-    def _meet(self, environ: Environ, base: Context | None, others: bool) -> Arrival:
+    def _meet(self, environ: Environ, base: Context | None, others: bool) -> tuple[Environ, Arrival]:
+        """Who the request is, and the environ that the application is to see."""
         arrival = further_in(extract(environ, base), environ.get("HTTP_X_REQUEST_ID"))
         if others and "HTTP_TRACEPARENT" not in environ:
             environ.update(as_environ(arrival.written()))
-        return arrival
+        return environ, arrival
 
     def _serve(
         self, environ: Environ, start_response: StartResponse, arrival: Arrival, others: bool

@@ -1,0 +1,70 @@
+"""Django (4.2 and later), served by WSGI or ASGI: a server span for each request, named after its route.
+
+    application = Middleware(get_wsgi_application())        # without install(); tracefill.calls.asgi's for the other
+
+Views, middleware, streamed responses and what runs when a response is closed are inside of the span.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tracefill.calls import asgi_spans, wsgi_spans
+from tracefill.calls.wsgi_spans import Middleware
+from tracefill.context import extract, inject, scope
+from tracefill.edge.arrivals import KEY
+from tracefill.wrapping import Patches
+
+__all__ = ["LIBRARIES", "Middleware", "extract", "inject", "patch", "scope", "unpatch"]
+
+LIBRARIES = ("django.core.handlers.wsgi", "django.core.handlers.asgi")
+
+_patches = Patches()
+
+
+def patch() -> None:
+    from django.core.handlers.asgi import ASGIHandler
+    from django.core.handlers.base import BaseHandler
+    from django.core.handlers.wsgi import WSGIHandler
+
+    _patches.wrap(WSGIHandler, "__call__", _call)
+    _patches.wrap(ASGIHandler, "__call__", _call_asynchronously)
+    _patches.wrap(BaseHandler, "resolve_request", _resolve)
+
+
+def unpatch() -> None:
+    _patches.undo()
+    wsgi_spans.serving.stop()
+    asgi_spans.serving.stop()
+
+
+def _call(original: Any) -> Callable[..., Any]:
+    def call(self: Any, environ: Any, start_response: Any) -> Any:
+        if KEY in environ:
+            return original(self, environ, start_response)
+        return wsgi_spans.serving.entered(self, original)(environ, start_response)
+
+    return call
+
+
+def _call_asynchronously(original: Any) -> Callable[..., Any]:
+    async def call(self: Any, asgi_scope: Any, receive: Any, send: Any) -> None:
+        if KEY in asgi_scope:
+            await original(self, asgi_scope, receive, send)
+        else:
+            await asgi_spans.serving.entered(self, original)(asgi_scope, receive, send)
+
+    return call
+
+
+def _resolve(original: Any) -> Callable[..., Any]:
+    def resolve_request(self: Any, request: Any) -> Any:
+        match = original(self, request)
+        if hasattr(request, "scope"):
+            asgi_spans.routed(request.scope, "/" + match.route)
+        else:
+            wsgi_spans.routed(request.META, "/" + match.route)
+        return match
+
+    return resolve_request
