@@ -46,6 +46,7 @@ cdef extern from "_cpython.h":
     int tf_lowest_bit(unsigned bits)
     unsigned tf_name_length(PyObject* name)
     object tf_new(object type, object no_arguments)
+    int tf_set_type_attribute(object owner, object name, PyObject* value) except -1
     PyObject* tf_kept_alloc(PyTypeObject* type, Py_ssize_t items)
     void tf_kept_free(void* block)
     void tf_kept_grow(Py_ssize_t more)
@@ -69,7 +70,7 @@ cdef extern from "Python.h":
     int PyDict_Update(PyObject* a, PyObject* b) except -1
     int PyContextVar_Get(PyObject* var, PyObject* default, PyObject** value) except -1
     object PyContextVar_Set(object var, object value)
-    int PyContextVar_Reset(object var, object token)
+    int PyContextVar_Reset(object var, object token) except -1
     int PyObject_GenericSetAttr(object o, object name, object value) except -1
     PyTypeObject* Py_TYPE(object o)
     PyObject* Py_None
@@ -2862,6 +2863,13 @@ def with_span(context, span):
     ready()
     return context_with(current() if context is None else context, span, None, None)
 
+def set_type_attribute(type owner not None, str name not None, value):
+    """setattr on a class, also on one of C that forbids it: for integrations, whose objects may be older than they are."""
+    tf_set_type_attribute(owner, name, <PyObject*>value)
+
+def delete_type_attribute(type owner not None, str name not None):
+    tf_set_type_attribute(owner, name, NULL)
+
 def percent_encode(str text not None):
     return percent_coded(text)
 
@@ -2877,7 +2885,7 @@ cdef extern from "_frames.h":
     PyObject* tf_running_one_of(PyObject* frames)
     bint tf_is_alive(PyObject* frame)
     bint tf_is_running(PyObject* frame)
-    object tf_home()
+    object tf_new_home()
     bint tf_is_home(PyObject* home)
 
 # What one attach() leaves in the variable, and the token for it. Whoever copies the variable (a task, a callback) copies it
@@ -2886,8 +2894,9 @@ cdef extern from "_frames.h":
 @cython.freelist(64)
 cdef class _Attached:
     cdef object context
-    cdef object before       # what stood in the variable: an OpenTelemetry Context, or another of these
-    cdef object home         # weak
+    cdef object before       # what it stands upon: an OpenTelemetry Context, or another of these
+    cdef object token        # the variable's own, where it puts back what `before` is
+    cdef object home         # a weak reference
     cdef object generator    # the frame of the generator whose code alone sees it; None: all code
     cdef _Attached outer     # what the same generator had attached before
     cdef bint asked          # by the generator's own code, not by a function that it has called
@@ -2899,8 +2908,11 @@ cdef dict held = {}
 cdef Py_ssize_t number_held = 0, look_for_dead_at = 64
 cdef object no_context = None
 
+cdef object last_home = None
+
 cdef object put_on(object variable, object context):
     """Makes the context current; returns the token."""
+    global last_home
     cdef PyObject* value
     cdef PyObject* frame
     cdef _Attached made = _Attached.__new__(_Attached)
@@ -2920,8 +2932,12 @@ cdef object put_on(object variable, object context):
         Py_DECREF(made.generator)
         if made.asked:
             hold(made)
-    PyContextVar_Set(variable, made)
-    made.home = tf_home()
+    token = PyContextVar_Set(variable, made)
+    if <PyObject*>made.before == value:
+        made.token = token
+    if last_home is None or not tf_is_home(<PyObject*>last_home):
+        last_home = tf_new_home()
+    made.home = last_home
     return made
 
 cdef object base_of(PyObject* value):
@@ -2933,7 +2949,9 @@ cdef object base_of(PyObject* value):
     if top.given_back or not tf_is_home(<PyObject*>top.home):
         return settled(top)
     if forgotten and top.generator is None:
-        top.before = no_context    # or programs that attach and never detach would pile up entries for ever
+        # Or programs that attach and never detach would pile up entries for ever.
+        top.before = no_context
+        top.token = None
     return top
 
 cdef object settled(object value):
@@ -2984,14 +3002,21 @@ cdef int take_off(object variable, _Attached entry) except -1:
     cdef PyObject* value
     if entry.given_back:
         return 0
-    give_back(entry)
     PyContextVar_Get(<PyObject*>variable, NULL, &value)
     top = <object>value
     Py_DECREF(top)
     if top is entry:
-        PyContextVar_Set(variable, settled(entry.before))
+        put_back(variable, entry)
     elif not entry.asked and tf_is_home(<PyObject*>entry.home):
         take_off_with_those_above(variable, entry, top)
+    give_back(entry)
+    return 0
+
+cdef inline int put_back(object variable, _Attached entry) except -1:
+    if entry.token is not None and tf_is_home(<PyObject*>entry.home):
+        PyContextVar_Reset(variable, entry.token)
+    else:
+        PyContextVar_Set(variable, settled(entry.before))
     return 0
 
 cdef int take_off_with_those_above(object variable, _Attached entry, object top) except -1:
@@ -3002,7 +3027,7 @@ cdef int take_off_with_those_above(object variable, _Attached entry, object top)
     while Py_TYPE(top) == <PyTypeObject*>_Attached and top is not entry and tf_is_home(<PyObject*>(<_Attached>top).home):
         at = <_Attached>top
         if at.generator is entry.generator:
-            at.given_back = True
+            give_back(at)
         elif not at.given_back:
             others = True
         top = at.before
@@ -3014,6 +3039,7 @@ cdef int take_off_with_those_above(object variable, _Attached entry, object top)
 
 cdef int give_back(_Attached entry) except -1:
     entry.given_back = True
+    entry.token = None    # it holds the variables in which the entry may stand for ever
     if entry.asked:
         let_go(entry)
     return 0

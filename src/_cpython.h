@@ -186,6 +186,18 @@ static inline PyObject *tf_new(PyObject *type, PyObject *no_arguments) {
     return ((PyTypeObject *)type)->tp_new((PyTypeObject *)type, no_arguments, NULL);
 }
 
+/* type.__setattr__ (or __delattr__, with NULL) without its refusal for classes that are marked immutable. Such a class differs
+ * from others in nothing else: its methods are looked up in the same way, and the look-up's caches are told. */
+static inline int tf_set_type_attribute(PyObject *owner, PyObject *name, PyObject *value) {
+    PyTypeObject *type = (PyTypeObject *)owner;
+    const unsigned long immutable = type->tp_flags & Py_TPFLAGS_IMMUTABLETYPE;
+    int failed;
+    type->tp_flags &= ~immutable;
+    failed = PyType_Type.tp_setattro(owner, name, value);
+    type->tp_flags |= immutable;
+    return failed;
+}
+
 /* The memory of Snapshots that nobody refers to any more, kept for the next ones: a list through the blocks themselves.
  * The GIL guards it. Free-threaded builds have no use for it: there the allocator (mimalloc) keeps such lists per thread,
  * and a list of our own would need a lock on every hand-off. */

@@ -210,6 +210,12 @@ def state_of(context: Context | None = None) -> int:
 def with_span(context: Context | None, span: Span) -> Context:
     """The context (None: of now) with this span as its current span."""
 
+def set_type_attribute(owner: type, name: str, value: object) -> None:
+    """setattr on a class, also on one of C that forbids it."""
+
+def delete_type_attribute(owner: type, name: str) -> None:
+    """delattr on a class, also on one of C that forbids it."""
+
 @final
 class Scope:
     """The time in which a context is current: a context manager. `with scope(context): ...`"""

@@ -17,6 +17,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from tracefill import _codec
+
 __all__ = ["Patches", "contrib_active"]
 
 _ABSENT = object()
@@ -49,7 +51,7 @@ class Patches:
     def replace(self, owner: Any, name: str, value: Any) -> None:
         """Puts `value` in the place of `owner.name`."""
         own = vars(owner).get(name, _ABSENT) if hasattr(owner, "__dict__") else _ABSENT
-        setattr(owner, name, value)
+        _set(owner, name, value)
         self._done.append((owner, name, own, value))
 
     def undo(self) -> None:
@@ -59,11 +61,25 @@ class Patches:
             current = vars(owner).get(name, _ABSENT)
             if current is value:
                 if own is _ABSENT:
-                    delattr(owner, name)
+                    _delete(owner, name)
                 else:
-                    setattr(owner, name, own)
+                    _set(owner, name, own)
             elif current is not _ABSENT:
                 _take_out(current, value, own)
+
+
+def _set(owner: Any, name: str, value: Any) -> None:
+    if isinstance(owner, type):
+        _codec.set_type_attribute(owner, name, value)  # classes of C too (sqlite3.Connection, queue.SimpleQueue)
+    else:
+        setattr(owner, name, value)
+
+
+def _delete(owner: Any, name: str) -> None:
+    if isinstance(owner, type):
+        _codec.delete_type_attribute(owner, name)
+    else:
+        delattr(owner, name)
 
 
 def _take_out(outer: Any, value: Any, own: Any) -> None:
