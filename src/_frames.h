@@ -111,13 +111,13 @@ static int tf_is_running(PyObject *object) {
  * and every __enter__. All are borrowed from objects that live as long as the process. */
 static PyObject *tf_contextlib_file = NULL, *tf_context_file = NULL, *tf_enter = NULL, *tf_async_enter = NULL;
 
+static inline int tf_enters(PyCodeObject *code) { return code->co_name == tf_enter || code->co_name == tf_async_enter; }
 static inline int tf_is_between(PyCodeObject *code) {
-    return code->co_filename == tf_contextlib_file || code->co_filename == tf_context_file
-        || code->co_name == tf_enter || code->co_name == tf_async_enter;
+    return tf_enters(code) || code->co_filename == tf_contextlib_file || code->co_filename == tf_context_file;
 }
 
-/* A new reference to the frame of the generator that asks for an attach(), or NULL when no generator does. One that
- * contextlib drives is no such generator: what it attaches is meant for whoever enters it. */
+/* A new reference to the frame of the generator that asks for an attach(), or NULL when no generator does. One that is
+ * driven by an __enter__ (contextlib's) is no such generator: what it attaches is meant for whoever enters it. */
 static PyObject *tf_asking_generator(void) {
     tf_frame *frame = tf_innermost();
     PyObject *found = NULL;
@@ -125,7 +125,7 @@ static PyObject *tf_asking_generator(void) {
         PyCodeObject *code = tf_code(frame);
         tf_frame *caller = tf_caller(frame);
         if (code->co_flags & (CO_GENERATOR | CO_ASYNC_GENERATOR)) {
-            if (caller == NULL || tf_code(caller)->co_filename != tf_contextlib_file) {
+            if (caller == NULL || !tf_enters(tf_code(caller))) {
                 found = tf_object_of(frame);
                 tf_let_go(caller);
                 break;
@@ -156,10 +156,10 @@ static PyObject *tf_running_one_of(PyObject *frames) {
     return found;
 }
 
-/* The contextvars.Context that is entered now, as a weak reference: a new one, or NULL with an exception. */
-static inline PyObject *tf_home(void) { return PyWeakref_NewRef(PyThreadState_Get()->context, NULL); }
+/* 1 when this weak reference is to the contextvars.Context that is entered now. */
 static inline int tf_is_home(PyObject *home) {
     return ((PyWeakReference *)home)->wr_object == PyThreadState_Get()->context;
 }
+static inline PyObject *tf_new_home(void) { return PyWeakref_NewRef(PyThreadState_Get()->context, NULL); }
 
 #endif
