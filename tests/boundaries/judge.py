@@ -17,7 +17,7 @@ MODES = ("bare", "contrib", "tracefill", "tracefill+contrib", "contrib+tracefill
 
 
 class Verdict(NamedTuple):
-    word: str  # connected, linked, broken, wrong-parent, wrong-trace, leak, missing, doubled, app-error, own root
+    word: str  # connected, linked, broken, wrong-parent, wrong-trace, leak, missing, premature end, doubled, ...
     detail: str
 
 
@@ -40,7 +40,12 @@ def run(path: str, name: str, mode: str, addresses: Mapping[str, str] | None = N
         try:
             done = subprocess.run(
                 [sys.executable, "-m", "tests.boundaries", "--inside", path, name],
-                cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout, check=False,
+                cwd=ROOT,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
             )
         except subprocess.TimeoutExpired:
             return Verdict("app-error", f"did not end within {timeout} s")
@@ -70,7 +75,12 @@ def judge(records: Sequence[dict[str, Any]], expect: str) -> Verdict:
     for far in fars:
         word = relation(far, by_id, spans, expect)
         if word != ("own root" if expect == "own root" else "linked" if expect == "linked" else "connected"):
-            return Verdict(word, f"{far['name']} under {[s['name'] for s in above(far, by_id)]} of {[s['name'] for s in spans]}")
+            return Verdict(
+                word, f"{far['name']} under {[s['name'] for s in above(far, by_id)]} of {[s['name'] for s in spans]}"
+            )
+        early = next((s for s in above(far, by_id) if s["kind"] == "CONSUMER" and s["end"] < far["end"]), None)
+        if early is not None:
+            return Verdict("premature end", f"{early['name']} ended before {far['name']}, which is handled under it")
     doubled = doubled_spans(spans)
     if doubled:
         return Verdict("doubled", doubled)
@@ -93,11 +103,16 @@ def relation(far: dict[str, Any], by_id: dict[Any, Any], spans: Sequence[dict[st
     if near is None:
         return "missing"
     chain = above(far, by_id)
-    if any(span is near for span in chain[:1] if expect == "direct") or (expect != "direct" and any(s is near for s in chain)):
+    if any(span is near for span in chain[:1] if expect == "direct") or (
+        expect != "direct" and any(s is near for s in chain)
+    ):
         return "connected"
     if far["trace"] == near["trace"]:
         return "wrong-parent"
-    if any(near["span"] in span["links"] or set(span["links"]) & {s["span"] for s in spans if s["trace"] == near["trace"]} for span in [far, *chain]):
+    if any(
+        near["span"] in span["links"] or set(span["links"]) & {s["span"] for s in spans if s["trace"] == near["trace"]}
+        for span in [far, *chain]
+    ):
         return "linked"
     others = {span["trace"] for span in spans if span["name"].startswith("near") and span is not near}
     return "wrong-trace" if far["trace"] in others else "broken"
@@ -108,6 +123,11 @@ def doubled_spans(spans: Sequence[dict[str, Any]]) -> str | None:
     by_id = {(span["trace"], span["span"]): span for span in spans}
     for span in spans:
         parent = by_id.get((span["trace"], span["parent"]))
-        if parent and span["kind"] == parent["kind"] != "INTERNAL" and span["pid"] == parent["pid"] and span["scope"] != parent["scope"]:
+        if (
+            parent
+            and span["kind"] == parent["kind"] != "INTERNAL"
+            and span["pid"] == parent["pid"]
+            and span["scope"] != parent["scope"]
+        ):
             return f"{span['kind']} {span['name']} ({span['scope']}) under {parent['name']} ({parent['scope']})"
     return None
