@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import os
 import subprocess
@@ -78,7 +79,7 @@ def judge(records: Sequence[dict[str, Any]], expect: str) -> Verdict:
             return Verdict(
                 word, f"{far['name']} under {[s['name'] for s in above(far, by_id)]} of {[s['name'] for s in spans]}"
             )
-        early = next((s for s in above(far, by_id) if s["kind"] == "CONSUMER" and s["end"] < far["end"]), None)
+        early = next((s for s in handling(far, by_id) if s["kind"] == "CONSUMER" and s["end"] < far["end"]), None)
         if early is not None:
             return Verdict("premature end", f"{early['name']} ended before {far['name']}, which is handled under it")
     doubled = doubled_spans(spans)
@@ -93,6 +94,11 @@ def above(span: dict[str, Any], by_id: dict[Any, Any]) -> list[dict[str, Any]]:
         span = by_id[span["trace"], span["parent"]]
         chain.append(span)
     return chain
+
+
+def handling(span: dict[str, Any], by_id: dict[Any, Any]) -> list[dict[str, Any]]:
+    """What a span is done under, up to where the message was sent or the call was made: that end may be over."""
+    return list(itertools.takewhile(lambda s: s["kind"] not in ("PRODUCER", "CLIENT"), above(span, by_id)))
 
 
 def relation(far: dict[str, Any], by_id: dict[Any, Any], spans: Sequence[dict[str, Any]], expect: str) -> str:
