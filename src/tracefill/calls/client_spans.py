@@ -1,0 +1,195 @@
+"""One HTTP request on its way out: what every client library shares.
+
+    _client = Client("requests", carried_by=("urllib3", "http_client"), contrib=("...requests", "RequestsInstrumentor"))
+
+    call = _client.begin("GET", url)
+    if call is not None:                    # None: somebody else traces it, or nobody is to
+        call.inject(headers)
+        with call:
+            call.responded(send(headers).status)
+
+One library rides on another (requests on urllib3 on http.client): the outermost makes the span and writes the headers, and
+those that carry it keep quiet, be they ours or contrib's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any
+
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+from opentelemetry.trace import Span
+
+from tracefill._codec import Scope, with_span
+from tracefill.calls.http_spans import (
+    HeaderCapture,
+    excluded_urls,
+    method_attributes,
+    record_client_status,
+    record_failure,
+    redacted_url,
+    server_address,
+    span_name,
+)
+from tracefill.carriers import pairs, setter
+from tracefill.context import current, inject, scope
+from tracefill.edge import request_ids
+from tracefill.spans import Tracer, suppressed
+from tracefill.wrapping import contrib_active
+
+__all__ = ["Call", "Client", "in_progress", "take_off_stale", "unmark"]
+
+_CALL = "tracefill-http-call"
+# Contrib's clients keep quiet below one another by this key of OpenTelemetry's.
+_SUPPRESS_HTTP: str = getattr(otel_context, "_SUPPRESS_HTTP_INSTRUMENTATION_KEY", "suppress_http_instrumentation")
+
+_AUTHORITY = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://(?:[^/?#]*@)?([^/?#]*)")
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_VERSIONS = {9: "0.9", 10: "1.0", 11: "1.1", 20: "2"}
+
+
+class Client:
+    """What one library sends. `carried_by`: the libraries that it rides on, by the names of their modules here."""
+
+    def __init__(self, library: str, *, carried_by: Sequence[str] = (), contrib: tuple[str, str] | None = None) -> None:
+        self.library = library
+        self.carried_by = carried_by
+        self._contrib = contrib
+        self._tracer = Tracer(f"tracefill.calls.{library}")
+        self._excluded = excluded_urls(library.upper())
+        self._request_headers = HeaderCapture("client", "request")
+        self.response_headers = HeaderCapture("client", "response")
+
+    @property
+    def contrib_active(self) -> bool:
+        """True while contrib traces this library."""
+        return self._contrib is not None and contrib_active(*self._contrib)
+
+    def begin(
+        self,
+        method: str,
+        url: str,
+        headers: Any = (),
+        *,
+        context: Context | None = None,
+        resends: int = 0,
+    ) -> Call | None:
+        """A request that is about to be sent, for the `resends`th time again; None when it is not for us to trace."""
+        outer = current() if context is None else context
+        if not self._is_ours(outer) or (self._excluded is not None and self._excluded(url)):
+            return None
+        span = None
+        if self._tracer.records(outer):
+            span = self._tracer.start(
+                span_name(method), "client", outer, lambda: self._attributes(method, url, headers, resends)
+            )
+        return Call(self, outer, span, resends)
+
+    def _is_ours(self, context: Context) -> bool:
+        if suppressed(context):
+            return False
+        call = context.get(_CALL)
+        if isinstance(call, Call):
+            return self.library not in call.client.carried_by
+        return not context.get(_SUPPRESS_HTTP) and not self.contrib_active
+
+    def _attributes(self, method: str, url: str, headers: Any, resends: int) -> dict[str, Any]:
+        attributes = method_attributes(method)
+        attributes["url.full"] = redacted_url(url)
+        target = _AUTHORITY.match(url)
+        if target is not None:
+            scheme, authority = target.groups()
+            attributes.update(server_address(authority))
+            if "server.port" not in attributes and scheme.lower() in _DEFAULT_PORTS:
+                attributes["server.port"] = _DEFAULT_PORTS[scheme.lower()]
+        if resends:
+            attributes["http.request.resend_count"] = resends
+        if self._request_headers:
+            attributes.update(self._request_headers(pairs(headers)))
+        return attributes
+
+
+class Call:
+    """One request and its answer. `outer` is the context of the caller, `inside` that in which the library works."""
+
+    __slots__ = ("_scope", "client", "inside", "is_over", "outer", "resends", "span")
+
+    def __init__(self, client: Client, outer: Context, span: Span | None, resends: int) -> None:
+        self.client = client
+        self.outer = outer
+        self.span = span
+        self.resends = resends
+        self.is_over = False
+        self.inside = outer if span is None else with_span(outer, span)
+        if client.carried_by:
+            self.inside = Context({**self.inside, _CALL: self, _SUPPRESS_HTTP: True})
+        self._scope: Scope | None = None
+
+    def inject(self, headers: Any) -> None:
+        """Writes the position of this request, and the request id where the caller has set none, into what is sent."""
+        inject(headers, self.inside)
+        request_id = request_ids.current(self.outer)
+        if request_id is not None and not _holds(headers, request_ids.HEADER):
+            setter.set(headers, request_ids.HEADER, request_id)
+
+    def __enter__(self) -> Call:
+        self._scope = scope(self.inside)
+        self._scope.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._scope is not None:
+            self._scope.__exit__(kind, error, traceback)
+            self._scope = None
+        self.end(error)
+
+    def responded(self, status: int, version: int | None = None, headers: Iterable[Any] = ()) -> None:
+        """The answer has begun. `version` as http.client has it: 11 for HTTP/1.1."""
+        span = self.span
+        if span is None or self.is_over or not span.is_recording():
+            return
+        record_client_status(span, status)
+        if version in _VERSIONS:
+            span.set_attribute("network.protocol.version", _VERSIONS[version])
+        if self.client.response_headers:
+            span.set_attributes(self.client.response_headers(pairs(headers)))
+
+    def end(self, error: BaseException | None = None) -> None:
+        """The request is over; only the first time counts."""
+        if self.is_over:
+            return
+        self.is_over = True
+        if self.span is not None:
+            if error is not None:
+                record_failure(self.span, error)
+            self.span.end()
+
+
+def in_progress(client: Client) -> Call | None:
+    """The call of this client within which the caller runs; None when there is none."""
+    call = current().get(_CALL)
+    return call if isinstance(call, Call) and call.client is client else None
+
+
+def unmark(owner: Any, name: str, mark: str) -> None:
+    """Contrib takes off whatever bears its mark. Ours has copied that from contrib's, and is not to be mistaken for it."""
+    vars(vars(owner)[name]).pop(mark, None)
+
+
+def take_off_stale(client: Client, owner: Any, name: str, mark: str) -> None:
+    """Contrib was switched off while ours stood on its wrapper, and could not reach it."""
+    function = vars(owner)[name]
+    if hasattr(function, mark) and not client.contrib_active:
+        setattr(owner, name, function.__wrapped__)
+
+
+def _holds(headers: Any, name: str) -> bool:
+    wanted = name.lower()
+    return any(
+        (key.decode("latin-1") if isinstance(key, bytes) else str(key)).lower() == wanted for key, _ in pairs(headers)
+    )
