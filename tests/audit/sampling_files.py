@@ -83,6 +83,6 @@ DEFAULT = st.one_of(json_object(RULES), json_object(RULES), st.just("null"))
 def files(draw: st.DrawFn) -> str:
     """The text of a strategies file that ends with its list of services, as the server's helper asks for."""
     members = draw(st.lists(DEFAULT.map('"default_strategy": {}'.format), max_size=2))
-    members += draw(st.lists(json_list(SERVICE, 6).map('"service_strategies": {}'.format), max_size=1))
+    members += draw(st.lists(json_list(SERVICE, 6).map('"service_strategies": {}'.format), max_size=2))
     members.append('"service_strategies": [' + ", ".join(draw(st.lists(SERVICE, max_size=8))) + "]")
     return "{" + ", ".join(members) + "}"

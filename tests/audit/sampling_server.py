@@ -36,7 +36,7 @@ class StrategyServer(jaeger.Jaeger):
         marker = f"loaded-{self._loads}"
         self._replace(_with_service(strategies, marker))
         deadline = time.monotonic() + DEADLINE_S
-        while self.answer(marker).get("probabilisticSampling") != {"samplingRate": 0.75}:
+        while (self.answer(marker) or {}).get("probabilisticSampling") != {"samplingRate": 0.75}:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"Jaeger did not take {strategies!r}")
             time.sleep(RELOAD_MS / 5000)

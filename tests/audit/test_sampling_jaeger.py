@@ -91,7 +91,13 @@ TAKEN = {
     "whitespace": b'\r\n\t {"service_strategies": []}',
     "many_digits": b'{"service_strategies": [{"service": "a", "type": "ratelimiting", "param": 1%s}]}' % (b"0" * 300),
     "kelvin_sign": '{"\u212a": 1, "\u017fervice_\u017ftrategie\u017f": []}'.encode(),
-    "ligature": '{"default_\ufb06rategy": {"param": 1}, "service_strategies": []}'.encode(),
+    "ligature": '{"default_\ufb06rategy": {"type": "probabilistic", "param": 1}, "service_strategies": []}'.encode(),
+    # Go writes the elements of a list over those of the one before it, and finds again what a shorter one left behind.
+    "three_lists": b"""{"service_strategies": [{"service": "a", "type": "probabilistic", "param": 0.5},
+        {"service": "\\ufffdb", "type": "probabilistic", "param": 0.25}],
+        "service_strategies": [{"param": 0.125}], "service_strategies": [{}, {"param": 0.75}, {}]}""",
+    "emptied_list": b"""{"service_strategies": [{"service": "a", "type": "probabilistic", "param": 0.5}],
+        "service_strategies": [], "service_strategies": [{"param": 1}]}""",
 }
 NAMES = ["a", "a\ufffd", "a\ufffd\ufffd", "\ufffdb", "\ufffd" * 3, "\U0001f600"]
 

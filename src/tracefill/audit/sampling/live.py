@@ -115,7 +115,7 @@ def _difference(name: str, file: Answer, server: Answer | None) -> Finding:
     served = f"answers {who} with an error" if server is None else f"serves {who} something else than the file says"
     return Finding(
         "server_differs",
-        f"the server {served}: {_in_short(server)}, not {_in_short(file)}",
+        f"the server {served}: {_in_short(server)}, not {_in_short(_shown(file))}",
         "have the server load this file (it reads it at its start, or by reload_interval)",
         service=None if name == NOBODY else name,
         rule="--url",
@@ -125,7 +125,7 @@ def _difference(name: str, file: Answer, server: Answer | None) -> Finding:
 
 
 def _in_short(answer: Answer | None) -> str:
-    if answer is None or answer.http is None:
+    if answer is None:
         return "an error"
     rule = f"{number(answer.probability)}" if answer.probability is not None else f"{answer.per_second} a second"
     return rule if answer.operations is None else f"{rule} with {len(answer.operations.rates)} operations"

@@ -98,12 +98,15 @@ def both(one: Kept, other: Kept) -> float | None:
     return _length(common(one.ids, other.ids))
 
 
-def lost(caller: Kept, callee: Kept) -> float | None:
-    """The share of the caller's traces that the callee drops, deciding for itself. 0 where the caller keeps none."""
-    shared = both(caller, callee)
-    if shared is None or not caller.rate:
+def lost(kept: Kept, shared: float | None) -> float | None:
+    """The share of what one decision keeps that another drops, from what `both` keep. 0 where the one keeps nothing.
+
+    >>> lost(by_ratio(0.5), 0.125)
+    0.75
+    """
+    if shared is None or not kept.rate:
         return shared
-    return max(0.0, 1 - shared / caller.rate)
+    return max(0.0, 1 - shared / kept.rate)
 
 
 def common(one: Intervals, other: Intervals) -> Intervals:
@@ -218,11 +221,11 @@ def told(answer: Answer, operation: str | None, initial: Kept) -> Kept:
     A list of operations comes before everything else. An answer that is none, or a probability that is none, leaves
     the sampler as it was: at the rate it started with, `initial`.
     """
-    if answer.http is None:
+    if answer.is_error:
         return initial
     if answer.operations is not None:
         return by_ratio(answer.operations.rate(operation))
     if answer.per_second is not None:
-        return by_limit(answer.http["rateLimitingSampling"]["maxTracesPerSecond"])
+        return by_limit(answer.limit_on_page)
     assert answer.probability is not None
     return by_ratio(answer.probability) if 0 <= answer.probability <= 1 else initial

@@ -248,7 +248,8 @@ def _meeting(arrival: Arrival, rule: Rule) -> Meeting:
 
 @lru_cache  # many services have the same few rules
 def _shares(caller: Kept, callee: Kept) -> tuple[float | None, float | None, float | None]:
-    return both(caller, callee), samplers.lost(caller, callee), samplers.lost(callee, caller)
+    shared = both(caller, callee)
+    return shared, samplers.lost(caller, shared), samplers.lost(callee, shared)
 
 
 def _decision_finding(service: Service, rule: Rule, meetings: list[Meeting], seen: bool) -> Finding:

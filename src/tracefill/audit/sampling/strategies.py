@@ -278,15 +278,25 @@ class Answer:
         )
 
     @property
+    def is_error(self) -> bool:
+        """Whether the page has no answer but an error (a limit of more than 16 bits)."""
+        return self.per_second is not None and self.per_second > MOST_PER_SECOND
+
+    @property
+    def limit_on_page(self) -> int:
+        """The limit as the page has it, which wraps what is below its 16 bits."""
+        return _wrapped(self.per_second or 0, 16)
+
+    @property
     def http(self) -> dict[str, Any] | None:
-        """The JSON of the ``/sampling`` page; None where it answers 500 (a limit of more than 16 bits)."""
-        if self.per_second is not None and self.per_second > MOST_PER_SECOND:
+        """The JSON of the ``/sampling`` page; None where it answers 500."""
+        if self.is_error:
             return None
         page: dict[str, Any] = {"strategyType": 0 if self.per_second is None else 1}
         if self.probability is not None:
             page["probabilisticSampling"] = {"samplingRate": self.probability}
         if self.per_second is not None:
-            page["rateLimitingSampling"] = {"maxTracesPerSecond": _wrapped(self.per_second, 16)}
+            page["rateLimitingSampling"] = {"maxTracesPerSecond": self.limit_on_page}
         if self.operations is not None:
             page["operationSampling"] = _operations_page(self.operations)
         return page

@@ -250,7 +250,7 @@ class StrategyChecks:
     def _switched_off(self) -> Iterator[Finding]:
         for place in self.places:
             entry, answer = place.strategy, place.answer
-            limited = isinstance(entry, ServiceStrategy) and answer.per_second is not None and answer.http is not None
+            limited = isinstance(entry, ServiceStrategy) and answer.per_second is not None and not answer.is_error
             if limited and answer.operations is not None:
                 yield self._limit_switched_off(place, answer.operations)
 
@@ -334,7 +334,7 @@ def _bad_limit(rule: Strategy) -> Fault | None:
     if param < 0:
         return Fault("limit_out_of_range", f"{param} a second is not a limit", "write how many traces a second")
     if whole > MOST_PER_SECOND:
-        what = f"the page that clients ask has 16 bits for a limit: {param:g} a second are too many for it"
+        what = f"the page that clients ask has 16 bits for a limit (gRPC has 32): {param:g} a second are too many"
         return Fault("limit_out_of_range", what, f"write {MOST_PER_SECOND} at the most, or the probability 1")
     if whole == param:
         return None
