@@ -41,7 +41,8 @@ NAMES = {
 NEEDED = ("trace_id", "span_id", "parent_id", "name", "kind", "service", "start")
 
 # Attributes that many spans have for themselves, with the name that each has elsewhere.
-UNIQUE = {"url.path": "http.target", "url.full": "http.url", "messaging.message.id": "messaging.message_id"}
+UNIQUE = {"messaging.message.id": "messaging.message_id", "url.path": "http.target", "url.full": "http.url"}
+URL = "url.full"  # tells the peer too
 THREAD = "thread.id"
 SHARED = sorted(table.ATTRIBUTES - {*UNIQUE, *UNIQUE.values(), THREAD})
 
@@ -156,11 +157,14 @@ class _Reader:
         self._batch.add_columns(rows | self._traits(places, of_place, unique), self._links(these, row_numbers))
 
     def _traits(self, places: list[Place], of_place: Column, unique: dict[str, Column]) -> dict[str, Column]:
+        """What attributes say: those of the place for all of its rows, and then what rows tell for themselves."""
         traits = np.array([self._batch.traits(place.attributes) for place in places], np.int64)[of_place]
-        told = np.logical_or.reduce([~np.ma.getmaskarray(column) for column in unique.values()])
-        for row in np.flatnonzero(told).tolist():
-            own = {key: column[row] for key, column in unique.items() if column[row] is not np.ma.masked}
-            traits[row] = self._batch.traits(places[of_place[row]].attributes | own)
+        for key, texts in reversed(unique.items()):  # the first of them counts most
+            for row in np.flatnonzero(texts != "").tolist():
+                if key == URL:
+                    traits[row] = self._batch.traits(places[of_place[row]].attributes | {key: texts[row]})
+                else:
+                    traits[row, -1] = table.subject_of({key: texts[row]})
         return {name: traits[:, at] for at, name in enumerate(("database", "destination", "peer", "subject"), 1)}
 
     def _links(self, these: str, row_numbers: Column) -> dict[str, Column]:
@@ -232,10 +236,9 @@ class _Sql:
         }
 
     def unique(self) -> dict[str, str]:
-        """Texts that many spans have for themselves; NULL where they are not told."""
+        """Texts that many spans have for themselves; empty where they are not told."""
         return {
-            name: f"nullif(coalesce(nullif({self._attribute('attributes', name)}, ''), "
-            f"{self._attribute('attributes', other)}), '')"
+            name: f"coalesce(nullif({self._attribute('attributes', name)}, ''), {self._attribute('attributes', other)}, '')"
             for name, other in UNIQUE.items()
         }
 
