@@ -79,7 +79,7 @@ class Client:
     ) -> Call | None:
         """A request that is about to be sent, for the `resends`th time again; None when it is not for us to trace."""
         outer = current() if context is None else context
-        if not self._is_ours(outer) or (self._excluded is not None and self._excluded(url)):
+        if not self.takes(outer) or (self._excluded is not None and self._excluded(url)):
             return None
         span = None
         if self._tracer.records(outer):
@@ -88,7 +88,9 @@ class Client:
             )
         return Call(self, outer, span, resends)
 
-    def _is_ours(self, context: Context) -> bool:
+    def takes(self, context: Context | None = None) -> bool:
+        """False where requests sent in this context (default: of now) belong to a call of another library, or to nobody."""
+        context = current() if context is None else context
         if suppressed(context):
             return False
         call = context.get(_CALL)
@@ -168,6 +170,9 @@ class Call:
             if error is not None:
                 record_failure(self.span, error)
             self.span.end()
+
+    def __del__(self) -> None:
+        self.end()  # nobody has waited for the answer
 
 
 def in_progress(client: Client) -> Call | None:
