@@ -243,6 +243,7 @@ FAULTS = {
     "no_number": ("parentbased_traceidratio:ten", "argument_invalid", "from 0 to 1"),
     "not_a_number": ("traceidratio:nan", "argument_invalid", "from 0 to 1"),
     "negative": ("traceidratio:-0.1", "argument_invalid", "from 0 to 1"),
+    "without_end": ("ratelimiting:inf", "argument_invalid", "from 0 to 1"),
     "missing": ("traceidratio", "argument_missing", "from 0 to 1"),
 }
 

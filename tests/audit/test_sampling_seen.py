@@ -155,9 +155,13 @@ def test_names_in_the_file_are_held_against_those_in_the_spans(tmp_path: Path) -
     old = {"operation": "/old", "type": "probabilistic", "param": 1}
     rules = [{"service": "web", "type": "probabilistic", "param": 0.5, "operation_strategies": [pay, old]}]
     rules.append({"service": "gone", "type": "probabilistic", "param": 0.5})
-    report = report_of(shop.seen(), json.dumps({"service_strategies": rules}))
+    everybodys = {"type": "probabilistic", "param": 0.5, "operation_strategies": [{**old, "operation": "/health"}]}
+    strategies = {"default_strategy": everybodys, "service_strategies": rules}
+    report = report_of(shop.seen(), json.dumps(strategies))
     (differs,) = [finding for finding in report.findings if finding.cause == "name_differs"]
     assert (differs.service, differs.operation, differs.share_dropped) == ("web", "GET /pay", 0.5)
+    corrected = report.corrected["service_strategies"][0]["operation_strategies"]
+    assert [operation["operation"] for operation in corrected] == ["GET /pay", "/old"]
     unseen = [finding.evidence for finding in report.findings if finding.cause == "never_seen"]
     assert unseen == [{"operations": ["/old"]}, {"services": ["gone"]}]
 

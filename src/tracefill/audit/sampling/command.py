@@ -71,10 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _probability(text: str) -> float:
-    number_ = samplers.number_in(text)
-    if number_ is None or not 0 <= number_ <= 1:
+    probability = samplers.number_in(text)
+    if probability is None or not 0 <= probability <= 1:
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, found {text!r}")
-    return number_
+    return probability
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -247,12 +247,23 @@ def examine(
             *between.strategy_findings(known, served, named, strategies.default_strategy is not None),
             *_findings_of_calls(known, graph, roots, named, served if strategies.default_strategy else None),
             *compared,
-            *(_findings_of_spans(seen, known, named, near, served) if seen is not None else ()),
+            *(_findings_of_spans(seen, known, named - near.keys(), strategies) if seen is not None else ()),
         ],
-        corrected=corrected(strategies, probability, near),
+        corrected=_renamed(corrected(strategies, probability), near, seen),
         url=url,
         spans=None if seen is None else seen.count,
     )
+
+
+def _renamed(file: dict[str, Any], near: Mapping[str, str], seen: Seen | None) -> dict[str, Any]:
+    """The file with the names of services, and of the operations that were seen, as they really are."""
+    for entry in file["service_strategies"]:
+        entry["service"] = near.get(entry["service"], entry["service"])
+        operations = {operation["operation"]: operation for operation in entry.get("operation_strategies", ())}
+        real = between.near_names(operations, seen.operations(entry["service"]) if seen is not None else set())
+        for name, operation in operations.items():
+            operation["operation"] = real.get(name, name)
+    return file
 
 
 def _graph(calls: Iterable[tuple[str, str]], seen: Seen | None) -> dict[str, set[str]]:
@@ -275,14 +286,14 @@ def _findings_of_calls(
 
 
 def _findings_of_spans(
-    seen: Seen, known: dict[str, between.Service], named: set[str], near: Mapping[str, str], served: Served
+    seen: Seen, known: dict[str, between.Service], named: set[str], strategies: Strategies
 ) -> Iterator[Finding]:
     yield from seen_findings(seen, known)
-    for service in sorted(named & seen.services):
-        operations = served.by_service[service].operations
-        rates = dict(operations.rates) if operations else {}
-        yield from between.operation_name_findings(known[service], rates, seen.operations(service))
-    unseen = sorted(named - seen.services - set(near) - {""})
+    for _, entry in in_force(strategies):
+        if entry.service in named & seen.services:
+            own = {operation.operation for operation in entry.operation_strategies if operation is not None}
+            yield from between.operation_name_findings(known[entry.service], own, seen.operations(entry.service))
+    unseen = sorted(named - seen.services - {""})
     if unseen:
         what = f"the spans show no service called {', '.join(unseen)}"
         cure = "delete the rules, or write the names as the services do (service.name)"

@@ -204,12 +204,12 @@ def _initial_rate(argument: str) -> float:
 
 
 def number_in(text: str) -> float | None:
-    """The number that a setting gives; None where it gives none."""
+    """The number that a setting gives; None where it gives none, or none that is finite."""
     try:
         number = float(text)
     except ValueError:
         return None
-    return None if math.isnan(number) else number
+    return number if math.isfinite(number) else None
 
 
 # --- what a remote sampler makes of an answer ------------------------------------------------------------------------

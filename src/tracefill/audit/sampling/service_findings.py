@@ -119,15 +119,21 @@ def strategy_findings(known: Mapping[str, Service], file: Served, named: Set[str
             "strategy_not_asked",
             f"{service.name} decides by {service.sampler.setting} and never asks Jaeger: {whose} in the file, "
             f"{_spoken(worst.kept)}, has no effect; it records {_spoken(service.sampler.kept)}",
-            "let the service ask Jaeger, or take its rule out of the file",
+            "let the service ask Jaeger (Python's SDK cannot), or give its own sampler the rate of the rule",
             service=service.name,
             operation=worst.operation,
             rule=service.setting,
             share_dropped=share,
             evidence={"strategy": told_rate(worst.kept), "sampler": told_rate(service.sampler.kept)},
-            config="OTEL_TRACES_SAMPLER=parentbased_jaeger_remote",
+            config=_own_rate(rules[0].kept),
             conflict=share > 0 or (differ and service.name in named),
         )
+
+
+def _own_rate(kept: Kept) -> str | None:
+    if kept.per_second is not None:
+        return None
+    return f"OTEL_TRACES_SAMPLER=parentbased_traceidratio OTEL_TRACES_SAMPLER_ARG={number(kept.rate)}"
 
 
 def dropped_limit(written: Kept, served: Kept) -> float:
@@ -443,24 +449,25 @@ def name_findings(near: Mapping[str, str], known: Mapping[str, Service], file: S
         )
 
 
-def operation_name_findings(service: Service, rates: Mapping[str, float], seen: Set[str]) -> Iterator[Finding]:
-    """Rules for operations that no trace of the service begins with; nothing where it begins none."""
-    near = near_names(rates, seen)
-    rest = service.rules[0].kept.rate
+def operation_name_findings(service: Service, named: Set[str], seen: Set[str]) -> Iterator[Finding]:
+    """Operations `named` in a service's rule that no trace of the service begins with; nothing where it begins none."""
+    rates = {rule.operation: rule.kept.rate for rule in service.rules}
+    near = near_names(named, seen)
     for written, real in near.items():
+        rate, rest = rates.get(written, rates[None]), rates[None]
         yield Finding(
             "name_differs",
             f"{service.name} has a rule for {written!r}, its spans are called {real!r}: "
-            f"they get {percent(rest)} and not {percent(rates[written])}",
+            f"they get {percent(rest)} and not {percent(rate)}",
             "write the name as the spans have it when they start",
             service=service.name,
             operation=real,
             rule=f"operation {written!r}",
-            share_dropped=dropped(rates[written], rest),
-            evidence={"written": rates[written], "served": rest},
+            share_dropped=dropped(rate, rest),
+            evidence={"written": rate, "served": rest},
             config=f'"operation": "{real}"',
         )
-    unseen = sorted(rates.keys() - seen - near.keys())
+    unseen = sorted(named - seen - near.keys())
     if seen and unseen:
         what = f"no trace begins at {service.name} with {', '.join(map(repr, unseen))}"
         cure = "delete the rules, or write the names as the spans have them when they start"

@@ -437,10 +437,8 @@ def _letters(key: str) -> str:
 # --- the corrected file ----------------------------------------------------------------------------------------------
 
 
-def corrected(
-    strategies: Strategies, default_probability: float, renamed: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    """The file that does what this one was meant to do, as JSON; `renamed` gives services another name.
+def corrected(strategies: Strategies, default_probability: float) -> dict[str, Any]:
+    """The file that does what this one was meant to do, as JSON.
 
     >>> from tracefill.audit.sampling.strategies import parse
     >>> file = parse('{"service_strategies": [{"service": "a", "type": "ratelimiting", "param": 0.9}]}')
@@ -454,8 +452,7 @@ def corrected(
         file[DEFAULT] = _corrected_service(checks, strategies.default_strategy, checks.served.default)
     kept = [entry for path, entry in in_force(strategies) if path != DEFAULT and entry.service]
     file["service_strategies"] = [
-        {"service": (renamed or {}).get(entry.service, entry.service)}
-        | _corrected_service(checks, entry, checks.served.answer(entry.service))
+        {"service": entry.service} | _corrected_service(checks, entry, checks.served.answer(entry.service))
         for entry in kept
     ]
     return file
