@@ -69,14 +69,14 @@ class Patches:
 
 
 def _set(owner: Any, name: str, value: Any) -> None:
-    if isinstance(owner, type):
+    if type(owner) is type:
         _codec.set_type_attribute(owner, name, value)  # classes of C too (sqlite3.Connection, queue.SimpleQueue)
     else:
         setattr(owner, name, value)
 
 
 def _delete(owner: Any, name: str) -> None:
-    if isinstance(owner, type):
+    if type(owner) is type:
         _codec.delete_type_attribute(owner, name)
     else:
         delattr(owner, name)
