@@ -99,6 +99,10 @@ def sampled_out(system: System) -> None:
     """A service in the middle that decides for itself, and is the only one to call the next."""
     middle, last = _lonely_pair(system)
     _only_caller(system, middle, last)
+    for operation in middle.operations:
+        for step in operation.steps:
+            if isinstance(step, Send):  # else it is a toss-up which of two consumers is the earliest
+                del step.topic.readers[1:]
     system.unsampled[middle.name] = 0.4
 
 
@@ -111,7 +115,7 @@ def unfinished_by_crash(system: System) -> None:
     system.instances[service.name] = ["1", "2", "3"]
     for instance in "123":
         system.skews.setdefault((service.name, instance), 0)
-    system.slow[service.name] = 30
+    system.slow[service.name] = 60
     system.crashes[service.name, "2"] = BEGIN + round(system.random.uniform(0.3, 0.7) * system.seconds * SECOND)
 
 

@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tracefill.audit.chance import chance_of
 from tracefill.audit.forest import Forest
 from tracefill.audit.numbering import Array, group
+from tracefill.audit.pairing import covered
 from tracefill.audit.spans import CLIENT, SERVER
 
 Spells = tuple[Array, Array]  # starts and ends
@@ -17,9 +19,8 @@ Spells = tuple[Array, Array]  # starts and ends
 OFFSET_AT_MOST_NS = 600_000_000_000
 SAMPLES = 200
 COMPARISONS = 2_000_000
-CLEARLY_BETTER = 0.05
 DELAYS_NS = (50_000_000, 500_000_000, 5_000_000_000)
-MOST = 0.6
+COINCIDENCE = 0.01
 
 
 class Clocks:
@@ -106,16 +107,17 @@ def _pairs(
 def offset_of_calls(near: Spells, far: Spells) -> int:
     """How far the callee's clock must be off for most of these far sides to lie inside one of the near sides.
 
-    0 unless another offset encloses clearly more of them.
+    0 unless another offset encloses so many more of them that it is no coincidence.
     """
     far = _sample(far, len(near[0]))
-    length = int(np.median(near[1] - near[0]))
-    width = min(max(length, 1_000_000), 1_000_000_000)
+    width = min(max(int(np.median(near[1] - near[0])), 1_000_000), 1_000_000_000)
     differences = _differences(_middle(near), _middle(far))
-    first, count = _densest(differences, width)
-    offset = int(np.median(differences[(differences >= first) & (differences <= first + width)])) if count else 0
-    better = _enclosed(near, far, offset) > _enclosed(near, far, 0) + CLEARLY_BETTER
-    return offset if better else 0
+    first = _densest(differences, width)
+    around = differences[(differences >= first) & (differences <= first + width)]
+    offset = int(np.median(around)) if len(around) else 0
+    hits = _enclosed(near, far, offset)
+    share = covered(*near, (int(near[0].min()), int(near[1].max())))
+    return offset if hits > _enclosed(near, far, 0) and _tells(hits, len(far[0]), share, width) else 0
 
 
 def offset_of_messages(near: Spells, far: Spells) -> int:
@@ -125,12 +127,19 @@ def offset_of_messages(near: Spells, far: Spells) -> int:
     """
     far = _sample(far, len(near[0]))
     differences = _differences(near[0], far[0])
+    sent = np.sort(near[0])
     for width in DELAYS_NS:
-        first, count = _densest(differences, width)
-        by_chance = len(differences) * width / (2 * OFFSET_AT_MOST_NS)
-        if count >= max(MOST * len(far[0]), 3) and count > 2 * by_chance:
-            return first
+        offset = _densest(differences, width)
+        soon = np.searchsorted(sent, far[0] - offset, "right") > np.searchsorted(sent, far[0] - offset - width)
+        share = covered(sent, sent + width, (int(sent[0]), int(sent[-1]) + width))
+        if _tells(int(soon.sum()), len(soon), share, width):
+            return offset
     return 0
+
+
+def _tells(hits: int, tries: int, share: float, width: int) -> bool:
+    """Whether an offset that was chosen for its hits among all others has more of them than chance gives the best."""
+    return chance_of(hits, tries, share) * (2 * OFFSET_AT_MOST_NS / width) < COINCIDENCE
 
 
 def _sample(spells: Spells, others: int) -> Spells:
@@ -145,19 +154,19 @@ def _differences(near: Array, far: Array) -> Array:
     return np.sort(differences[np.abs(differences) < OFFSET_AT_MOST_NS])
 
 
-def _densest(differences: Array, width: int) -> tuple[int, int]:
-    """The first of those that lie within the width where most of them do, and how many these are."""
+def _densest(differences: Array, width: int) -> int:
+    """The first of those that lie within the width where most of them do."""
     if not len(differences):
-        return 0, 0
+        return 0
     within = np.searchsorted(differences, differences + width, "right") - np.arange(len(differences))
-    begin = int(within.argmax())
-    return int(differences[begin]), int(within[begin])
+    return int(differences[within.argmax()])
 
 
-def _enclosed(near: Spells, far: Spells, offset: int) -> float:
+def _enclosed(near: Spells, far: Spells, offset: int) -> int:
+    """How many of the far sides lie inside a near side when the offset is taken off."""
     start, end = far[0] - offset, far[1] - offset
     inside = (near[0][None, :] <= start[:, None]) & (near[1][None, :] >= end[:, None])
-    return float(inside.any(axis=1).mean())
+    return int(inside.any(axis=1).sum())
 
 
 def _middle(spells: Spells) -> Array:

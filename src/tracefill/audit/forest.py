@@ -126,6 +126,15 @@ class Forest:
         return np.asarray((self["kind"] == CLIENT) | (self["kind"] == PRODUCER))
 
     @cached_property
+    def lives(self) -> tuple[Array, Array]:
+        """For each process when its first span started and its last one ended."""
+        size = len(self.spans.strings)
+        first, last = np.full(size, np.iinfo(np.int64).max), np.full(size, np.iinfo(np.int64).min)
+        np.minimum.at(first, self["process"], self["start"])
+        np.maximum.at(last, self["process"], self["end"])
+        return first, last
+
+    @cached_property
     def has_child(self) -> Array:
         has_child = np.zeros(len(self), bool)
         has_child[self.parent[self.parent >= 0]] = True

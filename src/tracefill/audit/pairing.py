@@ -7,19 +7,23 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import defaultdict, deque
+from collections.abc import Callable
 
 import numpy as np
 
 from tracefill.audit.numbering import Array
 
 NOBODY = -1
+Fits = Callable[[int, int], bool]  # whether a near side may belong to a far side, both by number
 
 
-def pair_calls(near: tuple[Array, Array], far: tuple[Array, Array], near_key: Array, far_key: Array) -> Array:
+def pair_calls(
+    near: tuple[Array, Array], far: tuple[Array, Array], near_key: Array, far_key: Array, fits: Fits | None = None
+) -> Array:
     """For each far side the number of a near side of the same key that encloses it, or -1; each near side once.
 
-    `near` and `far` are starts and ends. Far sides are taken by their start and get the near side that ends first:
-    whoever comes later can use those that are left as well, so none is wasted.
+    `near` and `far` are starts and ends. Far sides are taken by their start and get the near side that ends first (and
+    that `fits`): whoever comes later can use those that are left as well, so none is wasted.
 
     >>> near, far = (np.array([0, 10]), np.array([100, 60])), (np.array([12, 15]), np.array([90, 50]))
     >>> pair_calls(near, far, np.zeros(2), np.zeros(2)).tolist()
@@ -32,18 +36,28 @@ def pair_calls(near: tuple[Array, Array], far: tuple[Array, Array], near_key: Ar
     waiting = deque(zip(*(column.tolist() for column in columns), strict=True))
     open_by_key: dict[object, list[tuple[int, int]]] = defaultdict(list)
     order = np.lexsort((far[1], far[0]))
-    for at, start, end, key in zip(
-        order.tolist(), far[0][order].tolist(), far[1][order].tolist(), far_key[order].tolist(), strict=True
-    ):
+    columns = (order, far[0][order], far[1][order], far_key[order])
+    for at, start, end, key in zip(*(column.tolist() for column in columns), strict=True):
         while waiting and waiting[0][0] <= start:
             _, near_end, its_key, number = waiting.popleft()
             insort(open_by_key[its_key], (near_end, number))
         candidates = open_by_key[key]
         del candidates[: bisect_left(candidates, (start, NOBODY))]
-        fitting = bisect_left(candidates, (end, NOBODY))
-        if fitting < len(candidates):
-            pairs[at] = candidates.pop(fitting)[1]
+        for place in range(bisect_left(candidates, (end, NOBODY)), len(candidates)):
+            if fits is None or fits(candidates[place][1], at):
+                pairs[at] = candidates.pop(place)[1]
+                break
     return pairs
+
+
+def open_at(spells: tuple[Array, Array], times: Array) -> Array:
+    """How many of the spells are open at each time.
+
+    >>> open_at((np.array([0, 10]), np.array([20, 30])), np.array([5, 15, 40])).tolist()
+    [1, 2, 0]
+    """
+    begun = np.searchsorted(np.sort(spells[0]), times, "right")
+    return np.asarray(begun - np.searchsorted(np.sort(spells[1]), times))
 
 
 def pair_messages(sent: Array, received: Array, sent_key: Array, received_key: Array, longest: int) -> Array:

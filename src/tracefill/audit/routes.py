@@ -50,7 +50,8 @@ class Atlas:
         forest = self.forest
         source = self.sources(far, near) if source is None else source
         found = near >= 0
-        layers = self._layers(far, own=~found & (source == forest["service"][far]))
+        from_a_call = forest.is_near_kind[near] & found
+        layers = self._layers(far, own=~from_a_call & (source == forest["service"][far]))
         if layer is not None:
             layers = np.where(layers == JOBS, JOBS, np.full(len(far), layer))
         via = forest["destination"][far].copy()

@@ -17,7 +17,7 @@ from tracefill.audit.chance import chance_of
 from tracefill.audit.clocks import Clocks, Spells, offset_of_calls, offset_of_messages
 from tracefill.audit.forest import Forest
 from tracefill.audit.numbering import Array, combine, group, is_in, look_up
-from tracefill.audit.pairing import NOBODY, covered, pair_calls, pair_messages
+from tracefill.audit.pairing import NOBODY, Fits, covered, open_at, pair_calls, pair_messages
 from tracefill.audit.targets import METHODS, Targets
 from tracefill.audit.window import Window
 
@@ -224,26 +224,50 @@ class Meetings:
         return self.clocks.start(self.forest, rows), self.clocks.end(self.forest, rows)
 
     def _search(self, place: Place) -> Array:
-        """First those that say the same, then of the same method, then any; enclosed before begun inside."""
-        near_start, near_end = self._time(place.near)
-        near = (near_start - CLOCKS_DIFFER_NS, near_end + CLOCKS_DIFFER_NS)
-        far_start, far_end = self._time(place.far)
+        """Pairs; where a call that stands alone tells who calls which operation, calls that overlap follow it."""
+        near, far = self._time(place.near), self._time(place.far)
+        near = (near[0] - CLOCKS_DIFFER_NS, near[1] + CLOCKS_DIFFER_NS)
+        pairs = self._sweep(place, near, far)
+        found = np.flatnonzero(pairs >= 0)
+        _, _, caller = group(self._caller(place.near))
+        _, _, operation = group(self.forest.operation[place.far])
+        alone = found[open_at(near, far[0][found]) == 1]
+        known = np.zeros((caller.max(initial=0) + 1, operation.max(initial=0) + 1), bool)
+        known[caller[pairs[alone]], operation[alone]] = True
+        if known[caller[pairs[found]], operation[found]].all():
+            return pairs
+        return self._sweep(place, near, far, lambda one, other: bool(known[caller[one], operation[other]]))
+
+    def _caller(self, near: Array) -> Array:
+        """Who calls: a number of all that a CLIENT always says alike."""
+        return combine(*(self.forest[column][near] for column in ("service", "library", "name", "peer")))
+
+    def _sweep(self, place: Place, near: Spells, far: Spells, fits: Fits | None = None) -> Array:
+        """First those that say the same, then of the same method, then any; enclosed before begun inside; and those
+        that fit before the others."""
         pairs = np.full(len(place.far), NOBODY)
         subjects = self.forest["subject"][place.near], self.forest["subject"][place.far]
         methods = self._methods[self.forest["name"][place.near]], self._methods[self.forest["name"][place.far]]
-        for near_key, far_key in (subjects, methods, _no_keys(place)):
-            for far in ((far_start, far_end), (far_start, far_start)):
-                free_far, free_near = _free(pairs, len(place.near), near_key, far_key)
-                if not len(free_far) or not len(free_near):
-                    continue
-                found = pair_calls(
-                    (near[0][free_near], near[1][free_near]),
-                    (far[0][free_far], far[1][free_far]),
-                    near_key[free_near],
-                    far_key[free_far],
-                )
-                pairs[free_far[found >= 0]] = free_near[found[found >= 0]]
+        for which in (fits, None) if fits else (None,):
+            for near_key, far_key in (subjects, methods, _no_keys(place)):
+                for ends in (far[1], far[0]):
+                    self._add_pairs(pairs, near, (far[0], ends), near_key, far_key, which)
         return pairs
+
+    @staticmethod
+    def _add_pairs(pairs: Array, near: Spells, far: Spells, near_key: Array, far_key: Array, fits: Fits | None) -> None:
+        """Pairs what is free yet, and has a key."""
+        free_far, free_near = _free(pairs, len(near[0]), near_key, far_key)
+        if not len(free_far) or not len(free_near):
+            return
+        found = pair_calls(
+            (near[0][free_near], near[1][free_near]),
+            (far[0][free_far], far[1][free_far]),
+            near_key[free_near],
+            far_key[free_far],
+            (lambda one, other: fits(int(free_near[one]), int(free_far[other]))) if fits else None,
+        )
+        pairs[free_far[found >= 0]] = free_near[found[found >= 0]]
 
     @cached_property
     def _methods(self) -> Array:

@@ -273,11 +273,8 @@ class Requests:
 
 def _lives(forest: Forest, processes: Array) -> list[tuple[int, int]]:
     """From its first span to the end of its last, for each process."""
-    size = len(forest.spans.strings)
-    born, died = np.full(size, np.iinfo(np.int64).max), np.full(size, np.iinfo(np.int64).min)
-    np.minimum.at(born, forest["process"], forest["start"])
-    np.maximum.at(died, forest["process"], forest["end"])
-    return list(zip(born[processes].tolist(), died[processes].tolist(), strict=True))
+    first, last = forest.lives
+    return list(zip(first[processes].tolist(), last[processes].tolist(), strict=True))
 
 
 def _request_above(forest: Forest, rows: Array) -> Array:

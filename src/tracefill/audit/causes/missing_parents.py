@@ -19,7 +19,7 @@ from tracefill.audit.window import Window
 STEADY_SHARE = 0.2
 STEADY_LEAST = 5
 EXPORT_DELAY_NS = 5_000_000_000  # spans wait this long in a batch, and are lost with the process
-PAUSES = 5  # a process is clearly silent after so many times its usual pause between two spans
+PAUSES = 8  # a process is clearly silent after so many times its usual pause between two traces
 EDGE_TO_THE_VERY_END = 10
 
 
@@ -120,33 +120,40 @@ class Silence:
 
     def __init__(self, forest: Forest, atlas: Atlas, clocks: Clocks, window: Window) -> None:
         self.forest, self.atlas, self.clocks = forest, atlas, clocks
-        process, size = forest["process"], len(forest.spans.strings)
-        first, self._last = np.full(size, np.iinfo(np.int64).max), np.full(size, np.iinfo(np.int64).min)
-        np.minimum.at(first, process, forest["start"])
-        np.maximum.at(self._last, process, forest["end"])
-        pause = (self._last - first) // np.maximum(np.bincount(process, minlength=size), 1)
-        self._is_clear = window.end - self._last > PAUSES * pause
+        first, self._last = forest.lives
+        pause = (self._last - first) // np.maximum(self._count_traces(), 1)
+        self._rest = window.end - self._last
+        self._is_over = self._rest > window.edge
+        self._is_clear = self._rest > PAUSES * pause
+
+    def _count_traces(self) -> Array:
+        """For each process, in how many traces it served requests."""
+        forest = self.forest
+        rows = np.flatnonzero(forest.is_far_kind)
+        process = forest["process"][rows]
+        pairs = np.unique(forest.trace[rows].astype(np.int64) << 32 | process)
+        return np.bincount(pairs & 0xFFFFFFFF, minlength=len(forest.spans.strings))
 
     def callers(self, missing: MissingParents, usual: Array) -> Array:
         """For each missing parent the service in a silent process of which it was open; -1 where there is none."""
-        service = np.full(len(missing), NOWHERE, np.int64)
+        silent_process = np.full(len(missing), NOWHERE, np.int64)
         for suspects in (self._inside, self._in_trace, self._elsewhere):
-            at, process = suspects(missing, usual)
-            untold = service[at] < 0
-            at, process = at[untold], process[untold]
-            silent = self._fell_silent(missing, at, process)
-            service[at[silent]] = self._service_of[process[silent]]
-        return service
+            at, process = suspects(missing, usual, silent_process)
+            silent = self._fell_silent(missing, at, process) & (silent_process[at] < 0)
+            silent_process[at[silent]] = process[silent]
+        return np.where(silent_process >= 0, self._service_of[silent_process], NOWHERE)
 
     def _fell_silent(self, missing: MissingParents, at: Array, process: Array) -> Array:
         """Whether the process was last heard of while the parent was open, as far as can be told: not after its last
-        child; or clearly, and not after the longest of requests would have ended."""
+        child; or, if its silence is clear, not after the longest of requests would have ended."""
         own = self.forest["process"][missing.child[at]]
+        clear = self._is_clear[process]
         last = self._last[process] - self.clocks.offset[process] + self.clocks.offset[own]
         first, end = missing.first_start[at], missing.last_end[at]
-        heard_of = (own == process) | (last + EXPORT_DELAY_NS >= first)
+        inside = own == process
+        heard_of = inside | (clear & (last + EXPORT_DELAY_NS >= first))
         longest = first + self._longest_request[self._service_of[process]]
-        return np.asarray(heard_of & ((last <= end) | (self._is_clear[process] & (last <= longest))))
+        return np.asarray(self._is_over[process] & heard_of & ((last <= end) | (clear & (last <= longest))))
 
     @cached_property
     def _service_of(self) -> Array:
@@ -169,12 +176,12 @@ class Silence:
 
     # Each gives pairs: the number of a missing parent, and a process that it may have been in.
 
-    def _inside(self, missing: MissingParents, usual: Array) -> tuple[Array, Array]:
+    def _inside(self, missing: MissingParents, usual: Array, silent: Array) -> tuple[Array, Array]:
         """Parents inside a process are in that of their children."""
         local = np.flatnonzero(~self.forest.is_far_kind[missing.child])
         return local, self.forest["process"][missing.child[local]]
 
-    def _in_trace(self, missing: MissingParents, usual: Array) -> tuple[Array, Array]:
+    def _in_trace(self, missing: MissingParents, usual: Array, silent: Array) -> tuple[Array, Array]:
         """Whoever called may be any process of the trace that is seen to call the operation."""
         remote = np.flatnonzero(self.forest.is_far_kind[missing.child])
         trace = self.forest.trace[missing.child[remote]]
@@ -184,12 +191,11 @@ class Silence:
         calls = self.atlas.usually_calls(self.forest["service"][rows], missing.child[at])
         return at[calls], self.forest["process"][rows[calls]]
 
-    def _elsewhere(self, missing: MissingParents, usual: Array) -> tuple[Array, Array]:
-        """If the usual caller has no span in the trace, it may be any of its processes that are clearly silent."""
+    def _elsewhere(self, missing: MissingParents, usual: Array, silent: Array) -> tuple[Array, Array]:
+        """If the usual caller has no span in the trace, it may be one of its processes that left others unfinished."""
         remote = np.flatnonzero(self.forest.is_far_kind[missing.child])
         remote = remote[~self.atlas.are_in_trace(missing.child[remote], usual[remote])]
-        processes = np.unique(self.forest["process"])
-        processes = processes[self._is_clear[processes]]
+        processes = np.unique(silent[silent >= 0])
         pairs = np.nonzero(usual[remote][:, None] == self._service_of[processes][None, :])
         return remote[pairs[0]], processes[pairs[1]]
 

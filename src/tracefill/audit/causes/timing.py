@@ -68,7 +68,7 @@ def clock_skew(forest: Forest) -> Iterator[Instances]:
     calls &= forest.parent[server] == client
     server, client = server[calls], client[calls]
     start = forest["start"][server]
-    skewed = (start < forest["start"][client]) | (start > forest["end"][client] + ROUNDING_NS)
+    skewed = (start < forest["start"][client]) | (start > forest["end"][client])
     yield from instances(
         "clock_skew",
         server[skewed],
