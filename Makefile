@@ -15,7 +15,7 @@ SECONDS ?= 600
 demo: $(VENV)/.demo
 	@$(BIN)/tracefill demo $(DEMO)
 
-test: $(VENV)/.test servers
+test: servers $(VENV)/.mysqlclient
 	@$(BIN)/python -m pytest $(PYTEST)
 
 servers: $(VENV)/.test
@@ -83,6 +83,11 @@ $(VENV)/.demo: $(VENV)/.core
 $(VENV)/.test: $(VENV)/.core
 	@echo "== the libraries that the tests meet for real (a few minutes the first time)"
 	@$(BIN)/python -m pip install -q -e '.[demo]' --group test --group bench
+	@touch $@
+
+$(VENV)/.mysqlclient: $(VENV)/.test
+	@echo "== mysqlclient, where the MariaDB client's headers are (its tests are left out elsewhere)"
+	@$(BIN)/python -m pip install -q mysqlclient 2> /dev/null || echo "   not here"
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.core

@@ -1480,14 +1480,19 @@ class PoolStats(tuple):
 
     __slots__ = ()
     _fields = ("capacity", "idle", "in_use", "hits", "misses", "overflows")
-
-    def __getattr__(self, name):
-        if name in self._fields:
-            return tuple.__getitem__(self, self._fields.index(name))
-        raise AttributeError(name)
+    capacity = property(lambda self: tuple.__getitem__(self, 0))
+    idle = property(lambda self: tuple.__getitem__(self, 1))
+    in_use = property(lambda self: tuple.__getitem__(self, 2))
+    hits = property(lambda self: tuple.__getitem__(self, 3))
+    misses = property(lambda self: tuple.__getitem__(self, 4))
+    overflows = property(lambda self: tuple.__getitem__(self, 5))
 
     def __getitem__(self, key):
-        return getattr(self, key) if isinstance(key, str) else tuple.__getitem__(self, key)
+        if not isinstance(key, str):
+            return tuple.__getitem__(self, key)
+        if key not in self._fields:
+            raise KeyError(f"{key!r}: there are {', '.join(self._fields)}")
+        return getattr(self, key)
 
     def _asdict(self):
         return dict(zip(self._fields, self))

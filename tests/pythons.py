@@ -1,4 +1,5 @@
-"""python -m tests.pythons: the core's tests on each CPython that is on this machine, each in an environment of its own.
+"""python -m tests.pythons [--free-threaded]: the core's tests on each CPython that is on this machine, each in an environment
+of its own. `--free-threaded` first builds a free-threaded 3.13 from Debian's source package into the cache, once.
 
 Looks for python3.10 ... python3.15 (also free-threaded, `python3.13t`) on PATH and under ~/.pyenv/versions; those that are not
 here are named and left out.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,9 +34,10 @@ def find(version: str) -> str | None:
     candidates = [shutil.which(f"python{version}")]
     short = version.rstrip("t")
     folders = sorted(Path.home().glob(f".pyenv/versions/{short}.*"), reverse=True)
-    candidates += [str(f / "bin" / f"python{version}") for f in folders if f.name.endswith("t") == version.endswith("t")]
-    own = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "tracefill", "pythons", version, "bin")
-    candidates.append(str(own / f"python{version}"))
+    candidates += [
+        str(f / "bin" / f"python{version}") for f in folders if f.name.endswith("t") == version.endswith("t")
+    ]
+    candidates.append(str(cache() / version / "bin" / f"python{version}"))
     for candidate in candidates:
         # A pyenv shim stands on PATH for every version, and fails for those that are not selected.
         if candidate and os.path.exists(candidate) and says_version(candidate, short):
@@ -71,7 +74,52 @@ def check(version: str, python: str, folder: Path) -> tuple[str, int, str]:
     return version, done.returncode, (done.stdout + done.stderr)[-3000:]
 
 
-def main() -> int:
+def cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "tracefill", "pythons")
+
+
+def build_free_threaded() -> None:
+    """CPython 3.13 without the GIL: about ten minutes on two cores. Needs root on Debian; says why when it cannot."""
+    if find("3.13t") or os.geteuid() != 0 or not shutil.which("apt-get"):
+        return
+    print("building a free-threaded CPython 3.13 into the cache, once", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        where = Path(folder)
+        (where / "lists" / "partial").mkdir(parents=True)
+        options = [
+            "-o",
+            f"Dir::Etc::sourcelist={folder}/sources",
+            "-o",
+            "Dir::Etc::sourceparts=-",
+            "-o",
+            f"Dir::State::lists={folder}/lists",
+        ]
+        (where / "sources").write_text(debian_source("trixie"))
+        quiet = {"stdout": subprocess.DEVNULL, "check": True}
+        subprocess.run(["apt-get", *options, "update", "-qq"], **quiet)
+        subprocess.run(["apt-get", *options, "source", "--download-only", "-qq", "python3.13"], cwd=folder, **quiet)
+        (archive,) = where.glob("python3.13_*.orig.tar.?z")
+        subprocess.run(["tar", "xf", str(archive)], cwd=folder, check=True)
+        (tree,) = (path for path in where.glob("Python-3.13*") if path.is_dir())
+        prefix = f"--prefix={cache() / '3.13t'}"
+        subprocess.run(["./configure", "--disable-gil", "-q", prefix], cwd=tree, **quiet)
+        subprocess.run(["make", "-s", "-j2"], cwd=tree, stderr=subprocess.DEVNULL, **quiet)
+        subprocess.run(["make", "-s", "install"], cwd=tree, stderr=subprocess.DEVNULL, **quiet)
+
+
+def debian_source(release: str) -> str:
+    """The deb-src line of a release, from the archive that this machine takes Debian itself from."""
+    for path in (Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))):
+        text = path.read_text() if path.is_file() else ""
+        for found in re.findall(r"(?:^deb(?: \[[^]]*\])? |^URIs: )(\S+)", text, re.MULTILINE):
+            if found.rstrip("/").endswith("/debian"):
+                return f"deb-src [trusted=yes] {found} {release} main\n"
+    raise SystemExit("no apt source names a Debian archive")
+
+
+def main(arguments: list[str]) -> int:
+    if "--free-threaded" in arguments:
+        build_free_threaded()
     found = {version: python for version in VERSIONS if (python := find(version))}
     print(f"not here, hence not tested: {', '.join(v for v in VERSIONS if v not in found) or 'none'}", flush=True)
     failed = 0
@@ -87,4 +135,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
