@@ -13,12 +13,13 @@ Then what was current before is current again. The span ends when nobody works u
 a pool, a task or a queue carries the context, and the context holds the span; after half a minute it ends in any case.
 
 A batch (`poll()` of kafka-python, `consume(n)`, `getmany()`) is current as a whole until it is walked; its span, which has a
-link to each message's sender, is made when somebody looks for it. Walking it gives each message a handling of its own.
+link to each message's sender, is made when another is started under it. Walking it gives each message a handling of its own.
 """
 
 from __future__ import annotations
 
 import atexit
+import dis
 import gc
 import opcode
 import sys
@@ -27,7 +28,9 @@ import weakref
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextvars import ContextVar
-from types import FrameType, TracebackType
+from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR
+from itertools import pairwise
+from types import CodeType, FrameType, TracebackType
 from typing import Any, Generic, NamedTuple, SupportsIndex, TypeVar, overload
 
 from opentelemetry.context import Context, create_key
@@ -43,20 +46,24 @@ from tracefill.messages.message_spans import (
     original_of,
 )
 from tracefill.spans import record, suppressed
+from tracefill.wrapping import Patches
 
 __all__ = [
     "AsyncWalk",
     "Batch",
     "Handling",
     "Processing",
+    "Several",
     "Walk",
     "finish",
     "handled",
     "is_library",
-    "republish_headers",
+    "patch_wait_for",
+    "republished",
     "take",
     "taker",
-    "wait_for_adopting",
+    "unpatch_wait_for",
+    "unwalked",
 ]
 
 T = TypeVar("T")
@@ -81,14 +88,15 @@ class Handling:
         self.source = source
         self.message = message
         self.span: Span | None = None
-        self.before = current_context()
+        self.before: Context = Context()
         self.closed_ns = 0
-        self.used = False  # somebody has looked for the current span
-        self.pending = False  # the span is made when somebody looks
+        self.used = False  # a span was started under it
+        self.pending = False  # its own span is made when that happens
 
     def begin(self, *, lazily: bool = False, watched: bool = False) -> None:
-        """Makes it current: at once, or its span when somebody looks; `watched` notes whether somebody does."""
+        """Makes it current. `lazily`: its span is made when the first is started under it; `watched`: that is noted."""
         _settle()
+        self.before = _open(current_context())
         if lazily:
             self.pending = True
             made: Context = _Watched({_KEY: self})
@@ -98,12 +106,17 @@ class Handling:
         scope(made).__enter__()
 
     def _start(self) -> tuple[Context, Span | None]:
-        if isinstance(self.message, (list, _Several)):
-            return self.source.start_batch(self.message)
-        return self.source.start(self.message)
+        return (self.source.start_batch if self.is_batch else self.source.start)(self.message)
 
-    def look(self, context: Context) -> None:
-        """Somebody looks into the context of this handling."""
+    @property
+    def is_batch(self) -> bool:
+        return isinstance(self.message, Several)
+
+    def is_of(self, message: Any) -> bool:
+        return self.message is message or (self.is_batch and self.message == message)
+
+    def work_begins(self, context: Context) -> None:
+        """A span is about to be started under this handling, whose context this is."""
         self.used = True
         if self.pending:
             self.pending = False
@@ -112,11 +125,13 @@ class Handling:
 
     def end(self) -> None:
         """Puts back what was current before; the span ends with the last that refers to this handling."""
-        if self.closed_ns:
-            return
-        self.closed_ns = time.time_ns()
+        if not self.closed_ns:
+            self.close()
         if _is_within(self):
             scope(_open(self.before)).__enter__()
+
+    def close(self) -> None:
+        self.closed_ns = time.time_ns()
         if self.span is not None:
             while _lingering and _lingering[-1]() is None:
                 _lingering.pop()
@@ -138,20 +153,28 @@ class Handling:
 
 
 class _Watched(Context):
-    """The context of a handling that has to know whether somebody looks for its span."""
+    """The context of a handling that has to know whether anybody works under it: starts a span.
+
+    Who only looks (a log line, say) finds the span where it is made already.
+    """
 
     def get(self, key: str, default: Any = None) -> Any:
-        if key is not _KEY:
-            dict.__getitem__(self, _KEY).look(self)
+        if key is SPAN_KEY and _is_tracer(sys._getframe(1)):
+            handling = dict.__getitem__(self, _KEY)
+            assert isinstance(handling, Handling)
+            handling.work_begins(self)
         return dict.get(self, key, default)
 
-    def copy(self) -> dict[str, object]:
-        dict.__getitem__(self, _KEY).look(self)
-        return dict.copy(self)
+
+def _is_tracer(frame: FrameType | None) -> bool:
+    """True when somebody looks for the parent of a new span: start_span -> get_current_span -> get_value."""
+    for _ in range(2):
+        frame = frame.f_back if frame is not None else None
+    return frame is not None and frame.f_code.co_name == "start_span"
 
 
-class _Several(tuple[Any, ...]):
-    """Messages that are handled as one."""
+class Several(tuple[Any, ...]):
+    """Messages to be handled as one."""
 
     __slots__ = ()
 
@@ -246,12 +269,13 @@ class _Guard:
     Nobody calls it, but for a debugger, whose own function it then hands on to.
     """
 
-    __slots__ = ("caller", "handling", "inner")
+    __slots__ = ("caller", "code", "handling", "inner")
 
-    def __init__(self, handling: Handling, caller: int, inner: Any) -> None:
-        self.handling: Handling | None = handling
-        self.caller = caller
-        self.inner = inner
+    def __init__(self, frame: FrameType) -> None:
+        self.handling: Handling | None = None
+        self.code = frame.f_code
+        self.caller = 0
+        self.inner = frame.f_trace
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> _Guard:
         if self.inner is not None:
@@ -262,24 +286,38 @@ class _Guard:
         handling = self.handling
         if handling is None or handling.closed_ns:
             return
-        # A function that fetched and did not work under what it fetched: its caller will.
-        frame = None if handling.used else sys._getframe(1)
+        # A function that fetched, and did not work under what it fetched: its caller will.
+        frame = None if handling.used or not _returns_something(self.code) else sys._getframe(1)
         if frame is not None and id(frame) == self.caller and (caller := taker(frame)) is not None:
             hold(handling, caller)
         else:
             handling.end()
 
 
+def _returns_something(code: CodeType) -> bool:
+    """False for a generator, and for a function that returns nothing but None: nobody is handed a message by it."""
+    if code not in _returning:
+        steps = list(dis.get_instructions(code))
+        results = [before for before, step in pairwise(steps) if step.opname == "RETURN_VALUE"]
+        results += [step for step in steps if step.opname == "RETURN_CONST"]
+        nothing = all(step.opname in ("LOAD_CONST", "RETURN_CONST") and step.argval is None for step in results)
+        _returning[code] = not (nothing or code.co_flags & (CO_GENERATOR | CO_ASYNC_GENERATOR))
+    return _returning[code]
+
+
+_returning: dict[CodeType, bool] = {}
+
+
 def hold(handling: Handling, frame: FrameType) -> None:
     """The handling lasts until this function is left, or takes the next message."""
     guard = frame.f_trace
-    caller = id(frame.f_back)
-    if isinstance(guard, _Guard):
-        previous, guard.handling, guard.caller = guard.handling, handling, caller
-        if previous is not None:
-            previous.end()
-    else:
-        frame.f_trace = _Guard(handling, caller, guard)
+    if not isinstance(guard, _Guard):
+        guard = _Guard(frame)
+        frame.f_trace = guard
+    previous, guard.handling, guard.caller = guard.handling, handling, id(frame.f_back)
+    if previous is not None and not previous.closed_ns:
+        previous.close()
+        handling.before = _open(handling.before)
 
 
 def finish(owner: object, frame: FrameType | None = None) -> None:
@@ -296,7 +334,7 @@ def finish(owner: object, frame: FrameType | None = None) -> None:
 def take(owner: object, source: Source, message: Any, frame: FrameType | None, *, lazily: bool = False) -> None:
     """A message, or a batch (`lazily`), that the owner has handed to the function of this frame (see `taker`).
 
-    Without a frame it is somebody in another task who asked: see `wait_for_adopting`.
+    Without a frame it is somebody in another task who asked: see `patch_wait_for`.
     """
     if suppressed():
         return
@@ -305,7 +343,7 @@ def take(owner: object, source: Source, message: Any, frame: FrameType | None, *
         handling.begin(lazily=lazily, watched=True)
         hold(handling, frame)
     elif (adopted := _adopted.get()) is not None:
-        adopted.append((handling, lazily))
+        adopted[:] = [(handling, lazily)]
 
 
 # ----------------------------------------------------------------------------------------------------------- loops
@@ -339,6 +377,9 @@ class Walk(Generic[T]):
         message = self._fetch()
         if suppressed() or self._source.is_no_message(message):
             return message
+        if (held := handled()) is not None and held.message is message:
+            self._handling = held  # by a `__next__` of the program's own, which has called the library's
+            return message
         frame = sys._getframe(1)
         in_loop = _is_for_loop(frame)
         handling = Handling(self._owner, self._source, message)
@@ -363,15 +404,27 @@ class Walk(Generic[T]):
             handling.end()
 
 
+def unwalked(messages: Any) -> Iterator[Any]:
+    """The messages of a batch, none of them being handled."""
+    return list.__iter__(messages) if isinstance(messages, list) else iter(messages)
+
+
 class AsyncWalk(Generic[T]):
     """The same for `async for`."""
 
-    __slots__ = ("_fetch", "_handling", "_owner", "_source")
+    __slots__ = ("_begun", "_fetch", "_handling", "_owner", "_source")
 
-    def __init__(self, owner: object, source: Source, fetch: Callable[[], Awaitable[T]]) -> None:
+    def __init__(
+        self,
+        owner: object,
+        source: Source,
+        fetch: Callable[[], Awaitable[T]],
+        begun: Callable[[T], Awaitable[None]] | None = None,
+    ) -> None:
         self._owner = owner
         self._source = source
         self._fetch = fetch
+        self._begun = begun  # awaited at the beginning of each handling
         self._handling: Handling | None = None
 
     def __aiter__(self) -> AsyncIterator[T]:
@@ -384,6 +437,8 @@ class AsyncWalk(Generic[T]):
         if not suppressed() and not self._source.is_no_message(message):
             self._handling = Handling(self._owner, self._source, message)
             self._handling.begin()
+            if self._begun is not None:
+                await self._begun(message)
         return message
 
     def __del__(self) -> None:
@@ -417,10 +472,7 @@ class Batch(list[T]):
         return self[:]
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
-        return list, (self[:].as_list(),) if isinstance(self, Batch) else ()
-
-    def as_list(self) -> list[T]:
-        return list(list.__iter__(self))
+        return list, (list(list.__iter__(self)),)
 
 
 # ---------------------------------------------------------------------------------------------------- said by the program
@@ -432,7 +484,7 @@ class Processing:
     Where the message is being handled already (`install()` saw it being taken), its span is used and not a second one made.
     """
 
-    __slots__ = ("_handling", "_ours", "_source", "_message")
+    __slots__ = ("_handling", "_message", "_ours", "_source")
 
     def __init__(self, source: Source, message: Any) -> None:
         self._source = source
@@ -441,15 +493,15 @@ class Processing:
         self._handling: Handling | None = None
 
     def __enter__(self) -> Span:
-        held = handled()
-        self._ours = held is None or held.message is not self._message
         if suppressed():
             return INVALID_SPAN
+        held = handled()
+        self._ours = held is None or not held.is_of(self._message)
         if self._ours:
             held = Handling(self, self._source, self._message)
             held.begin()
         self._handling = held
-        return get_current_span()
+        return held.span if held is not None and held.span is not None else get_current_span()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -463,17 +515,32 @@ class Processing:
             handling.end()
 
 
-def several(messages: Sequence[Any]) -> Any:
-    """Messages to be handled as one."""
-    return messages if isinstance(messages, Batch) else _Several(messages)
-
-
 # ------------------------------------------------------------------------------------------------------------- wait_for
 
 _adopted: ContextVar[list[tuple[Handling, bool]] | None] = ContextVar("tracefill_adopted", default=None)
 
 
-def wait_for_adopting(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+_patches = Patches()
+_in_need: set[str] = set()
+
+
+def patch_wait_for(client: str) -> None:
+    """For clients of asyncio: `await asyncio.wait_for(consumer.getone(), 1)` gives the message to the one who awaits."""
+    import asyncio
+
+    _in_need.add(client)
+    if sys.version_info < (3, 12):
+        for module in (asyncio, asyncio.tasks):
+            _patches.wrap(module, "wait_for", _adopting)
+
+
+def unpatch_wait_for(client: str) -> None:
+    _in_need.discard(client)
+    if not _in_need:
+        _patches.undo()
+
+
+def _adopting(original: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
     """asyncio.wait_for before Python 3.12, which runs what it waits for in a task of its own: a message that was taken there
     is handled by whoever waited."""
 
@@ -486,8 +553,7 @@ def wait_for_adopting(original: Callable[..., Awaitable[Any]]) -> Callable[..., 
             _adopted.reset(token)
         frame = taker(sys._getframe(1))
         for handling, lazily in taken:
-            if frame is not None:
-                handling.before = current_context()
+            if frame is not None and handling.message is result:
                 handling.begin(lazily=lazily, watched=True)
                 hold(handling, frame)
         return result
@@ -506,14 +572,14 @@ class Republished(NamedTuple):
         return {ATTEMPT_HEADER: str(self.attempt), ORIGINAL_HEADER: self.original}
 
 
-def republish_headers(destination: str, body: Any, headers: Any) -> Republished | None:
+def republished(destination: str, body: Any, headers: Any) -> Republished | None:
     """Attempt number and first destination, when the message that is being handled is sent once more.
 
     That is: its own body, to where it came from or to a place named after it (`orders` -> `orders.retry`, `orders-dlq`).
     None where it is another message, or where the program counts by itself.
     """
     held = handled()
-    if held is None or isinstance(held.message, (list, _Several)):
+    if held is None or held.is_batch:
         return None
     source, message = held.source, held.message
     mine = source.body(message)

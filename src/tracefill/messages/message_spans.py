@@ -31,7 +31,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Link, Span, set_span_in_context
@@ -98,7 +98,9 @@ class Source(ABC):
 
     __slots__ = ()
 
-    tracer: ClassVar[Tracer]
+    @property
+    @abstractmethod
+    def tracer(self) -> Tracer: ...
 
     @abstractmethod
     def destination(self, message: Any) -> str: ...
@@ -114,16 +116,29 @@ class Source(ABC):
     def attributes(self, message: Any) -> dict[str, Any]:
         """Those of the library; asked only when the span is recorded."""
 
+    def is_no_message(self, message: Any) -> bool:
+        """True for an event that the library hands over in the place of a message: an error, the end of a partition."""
+        return False
+
     def created_ms(self, message: Any) -> float | None:
         """When it was sent, in milliseconds since the epoch; None when nobody says so."""
         return None
+
+    def span_name(self, destination: str) -> str:
+        return f"process {destination}"
+
+    def begun(self, span: Span, message: Any) -> None:  # noqa: B027 - most have nothing to do
+        """Called with the span of a single message before its handling begins."""
 
     def start(self, message: Any) -> tuple[Context, Span | None]:
         """The context to handle one message in, and its span; None where nobody would record it."""
         context = extract(self.headers(message) or ())
         parent, links = correlation.parent_and_links(context, self.created_ms(message))
         attributes = partial(self._all_attributes, message, context)
-        return self._started(context, parent, links, self.destination(message), attributes)
+        started = self._started(context, parent, links, self.destination(message), attributes)
+        if started[1] is not None:
+            self.begun(started[1], message)
+        return started
 
     def start_batch(self, messages: Sequence[Any]) -> tuple[Context, Span | None]:
         """The same for several messages that are handled as one."""
@@ -146,9 +161,6 @@ class Source(ABC):
             return context, None
         span = tracer.start(self.span_name(destination), "consumer", parent, attributes, links)
         return _codec.with_span(context, span), span
-
-    def span_name(self, destination: str) -> str:
-        return f"process {destination}"
 
     def _all_attributes(self, message: Any, context: Context) -> dict[str, Any]:
         found = self.attributes(message)
@@ -175,7 +187,15 @@ ATTEMPT_HEADER = "tracefill-attempt"
 ORIGINAL_HEADER = "tracefill-original-destination"
 
 # Ours, then those of Spring Kafka, Kafka Connect, and what applications commonly call them.
-_ATTEMPT = (ATTEMPT_HEADER, "retry_topic-attempts", "x-retry-count", "retry-count", "retry_count", "x-attempt", "attempt")
+_ATTEMPT = (
+    ATTEMPT_HEADER,
+    "retry_topic-attempts",
+    "x-retry-count",
+    "retry-count",
+    "retry_count",
+    "x-attempt",
+    "attempt",
+)
 _ORIGINAL = (
     ORIGINAL_HEADER,
     "kafka_original-topic",

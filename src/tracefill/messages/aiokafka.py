@@ -1,0 +1,305 @@
+"""aiokafka: the trace headers of a record, and the scope of whoever handles it (0.11 and later).
+
+    async for record in consume(consumer):  # an AIOKafkaConsumer: each record is current in the body of the loop
+        await handle(record)
+
+    with process(record) as span:           # one record of those that `getmany()` returned
+        await handle(record)
+
+`install()` does the same for programs that do not name tracefill: `async for record in consumer`, `getone()`, the lists that
+`getmany()` returns. See tracefill.messages.handling for when a handling ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from opentelemetry.context import Context
+from opentelemetry.trace import get_current_span
+
+from tracefill._codec import extract as extract_headers
+from tracefill._codec import scope
+from tracefill.messages import handling
+from tracefill.messages.contrib import Contrib
+from tracefill.messages.kafka_messages import (
+    inject_into,
+    process_attributes,
+    publish_attributes,
+    server_attributes,
+    with_trace,
+)
+from tracefill.messages.message_spans import Source, sending
+from tracefill.spans import Tracer, suppressed
+from tracefill.wrapping import Patches
+
+__all__ = ["batch", "consume", "extract", "inject", "patch", "process", "unpatch"]
+
+LIBRARIES = ("aiokafka",)
+
+_tracer = Tracer("tracefill.messages.aiokafka")
+_patches = Patches()
+_contrib = Contrib("opentelemetry.instrumentation.aiokafka", "AIOKafkaInstrumentor", _tracer)
+
+
+def inject(headers: list[tuple[str, bytes]] | None = None) -> list[tuple[str, bytes]]:
+    """The headers (None: a new list) with the position of now; what they held of another trace is replaced.
+
+    >>> inject([("customer", b"7")])
+    [('customer', b'7')]
+    """
+    filled: list[tuple[str, bytes]] = inject_into(headers)
+    return filled
+
+
+def extract(record: Any) -> Context:
+    """The Context that a record's headers carry; an empty one when they carry none."""
+    return extract_headers(record.headers or ())
+
+
+def consume(consumer: Any) -> AsyncIterator[Any]:
+    """The records of an AIOKafkaConsumer, one after the other; each is current in the body of the loop."""
+    following = type(consumer).__anext__
+    fetch = partial(getattr(following, "plain", following), consumer)
+    return handling.AsyncWalk(consumer, _Source(consumer), fetch, _begun)
+
+
+def process(record: Any) -> handling.Processing:
+    """`with process(record) as span:` - the scope of one record of a batch."""
+    return handling.Processing(_Source(None), record)
+
+
+def batch(records: Sequence[Any] | Mapping[Any, Sequence[Any]]) -> handling.Processing:
+    """`with batch(records) as span:` - one scope for several records (a list, or what `getmany()` returned)."""
+    return handling.Processing(_Source(None), _several(records))
+
+
+def _several(records: Sequence[Any] | Mapping[Any, Sequence[Any]]) -> handling.Several:
+    lists = records.values() if isinstance(records, Mapping) else (records,)
+    return handling.Several(record for some in lists for record in handling.unwalked(some))
+
+
+class _Source(Source):
+    """The records of one AIOKafkaConsumer (None: of an unknown one)."""
+
+    __slots__ = ("consumer",)
+
+    def __init__(self, consumer: Any) -> None:
+        self.consumer = consumer
+
+    @property
+    def tracer(self) -> Tracer:
+        return _contrib.tracer
+
+    def destination(self, message: Any) -> str:
+        topic: str = message.topic
+        return topic
+
+    def headers(self, message: Any) -> Any:
+        return message.headers
+
+    def body(self, message: Any) -> Any:
+        return message.value
+
+    def created_ms(self, message: Any) -> float | None:
+        created: float | None = message.timestamp
+        return created
+
+    def span_name(self, destination: str) -> str:
+        return f"{destination} receive" if _contrib.active else super().span_name(destination)
+
+    def attributes(self, message: Any) -> dict[str, Any]:
+        group = getattr(self.consumer, "_group_id", None)
+        found = process_attributes(message.topic, message.partition, message.offset, message.key, message.value, group)
+        found |= _client_attributes(getattr(self.consumer, "_client", None))
+        if _contrib.active:
+            found["messaging.kafka.message.offset"] = message.offset
+            found["messaging.message.id"] = f"{message.topic}.{message.partition}.{message.offset}"
+        end = self._end_of(message)
+        if end is not None:
+            found["tracefill.message.lag"] = max(0, end - message.offset - 1)
+        return found
+
+    def _end_of(self, message: Any) -> int | None:
+        from aiokafka import TopicPartition
+
+        try:
+            end: int | None = self.consumer.highwater(TopicPartition(message.topic, message.partition))
+        except Exception:  # no longer assigned to us, or no consumer at all
+            return None
+        return end
+
+
+def _client_attributes(client: Any) -> dict[str, Any]:
+    found = server_attributes(getattr(client, "_bootstrap_servers", None))
+    client_id = getattr(client, "_client_id", None)
+    return found | {"messaging.client.id": client_id} if client_id else found
+
+
+# ----------------------------------------------------------------------------------------------------------- install
+
+
+def patch() -> None:
+    from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+    from aiokafka.producer.message_accumulator import BatchBuilder
+
+    _patches.wrap(AIOKafkaProducer, "__init__", partial(_noting_contrib, AIOKafkaProducer))
+    _patches.wrap(AIOKafkaProducer, "start", _in_no_trace)
+    _patches.wrap(AIOKafkaProducer, "send", _send)
+    _patches.wrap(AIOKafkaProducer, "send_batch", _send_batch)
+    _patches.wrap(BatchBuilder, "append", _append)
+    _patches.wrap(AIOKafkaConsumer, "__init__", partial(_noting_contrib, AIOKafkaConsumer))
+    _patches.wrap(AIOKafkaConsumer, "start", _in_no_trace)
+    _patches.wrap(AIOKafkaConsumer, "__aiter__", _aiter)
+    _patches.wrap(AIOKafkaConsumer, "__anext__", _take_one)
+    _patches.wrap(AIOKafkaConsumer, "getone", _take_one)
+    _patches.wrap(AIOKafkaConsumer, "getmany", _getmany)
+    _patches.wrap(AIOKafkaConsumer, "stop", _finishing)
+    _patches.wrap(AIOKafkaConsumer, "unsubscribe", _unsubscribe)
+    handling.patch_wait_for(__name__)
+
+
+def unpatch() -> None:
+    _patches.undo()
+    _contrib.put_back()
+    handling.unpatch_wait_for(__name__)
+
+
+def _noting_contrib(owner: Any, original: Any) -> Any:
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        _contrib.step_over(owner, "send", "getone", "getmany")
+        original(self, *args, **kwargs)
+
+    return __init__
+
+
+def _in_no_trace(original: Any) -> Any:
+    """The tasks that a client starts are nobody's job: rebalance listeners run in them long after."""
+
+    async def start(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with scope(Context()):
+            return await original(self, *args, **kwargs)
+
+    return start
+
+
+_SEND = ("topic", "value", "key", "partition", "timestamp_ms", "headers")
+
+
+def _send(original: Any) -> Any:
+    plain = _contrib.beneath(original)
+
+    async def send(self: Any, *args: Any, **kwargs: Any) -> Any:
+        given = dict(zip(_SEND, args, strict=False))
+        if len(args) > len(_SEND) or not given.keys().isdisjoint(kwargs):
+            return await plain(self, *args, **kwargs)  # which says what is wrong with it
+        given |= kwargs
+        topic, headers = given.get("topic"), given.get("headers")
+        if not isinstance(topic, str) or not isinstance(headers, (list, tuple, type(None))):
+            return await plain(self, *args, **kwargs)
+        again = handling.republished(topic, given.get("value"), headers)
+        name = f"{topic} send" if _contrib.active else f"send {topic}"
+        attributes = partial(_publish_attributes, self, given, again)
+        with sending(_contrib.tracer, topic, headers, attributes, name) as span:
+            given["headers"] = with_trace(headers, again)
+            await _call(_contrib.hook("async_produce_hook"), span, (), given)
+            return await plain(self, **given)
+
+    return send
+
+
+def _append(original: Any) -> Any:
+    """A message of a batch carries the position of whoever appends it; the batch's own span comes when it is sent."""
+
+    def append(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not args and not handling.is_library(sys._getframe(1)):
+            kwargs["headers"] = with_trace(kwargs.get("headers")) or []
+        return original(self, *args, **kwargs)
+
+    return append
+
+
+def _send_batch(original: Any) -> Any:
+    async def send_batch(self: Any, batch: Any, topic: Any, **kwargs: Any) -> Any:
+        given = {"topic": str(topic), "value": batch, **kwargs}
+        with sending(_contrib.tracer, str(topic), None, partial(_publish_attributes, self, given, None)) as span:
+            span.set_attribute("messaging.batch.message_count", batch.record_count())
+            return await original(self, batch, topic, **kwargs)
+
+    return send_batch
+
+
+def _publish_attributes(producer: Any, given: Mapping[str, Any], again: handling.Republished | None) -> dict[str, Any]:
+    found = publish_attributes(given["topic"], given.get("value"), given.get("key"), given.get("partition"), again)
+    return found | _client_attributes(producer.client)
+
+
+async def _begun(record: Any) -> None:
+    await _call(_contrib.hook("async_consume_hook"), get_current_span(), record, (), {})
+
+
+async def _call(hook: Any, *arguments: Any) -> None:
+    if hook is not None:
+        try:
+            await hook(*arguments)
+        except Exception as error:
+            logging.getLogger("opentelemetry.instrumentation.aiokafka.utils").exception(error)
+
+
+def _aiter(original: Any) -> Any:
+    def __aiter__(self: Any) -> Any:
+        return consume(original(self))
+
+    return __aiter__
+
+
+def _take_one(original: Any) -> Any:
+    """For getone, and for __anext__, which calls it."""
+    plain = _contrib.beneath(original)
+
+    async def take_one(self: Any, *args: Any) -> Any:
+        if handling.is_library(sys._getframe(1)):
+            return await plain(self, *args)
+        handling.finish(self, handling.taker(sys._getframe(1)))
+        record = await plain(self, *args)
+        handling.take(self, _Source(self), record, handling.taker(sys._getframe(1)))
+        await _begun(record)
+        return record
+
+    take_one.plain = plain  # type: ignore[attr-defined]
+    return take_one
+
+
+def _getmany(original: Any) -> Any:
+    plain = _contrib.beneath(original)
+
+    async def getmany(self: Any, *args: Any, **kwargs: Any) -> Any:
+        handling.finish(self, handling.taker(sys._getframe(1)))
+        fetched = await plain(self, *args, **kwargs)
+        if fetched and not suppressed():
+            source = _Source(self)
+            handling.take(self, source, _several(fetched), handling.taker(sys._getframe(1)), lazily=True)
+            for partition, records in fetched.items():
+                fetched[partition] = handling.Batch(records, source)
+        return fetched
+
+    return getmany
+
+
+def _finishing(original: Any) -> Any:
+    async def stop(self: Any, *args: Any, **kwargs: Any) -> Any:
+        handling.finish(self)
+        return await original(self, *args, **kwargs)
+
+    return stop
+
+
+def _unsubscribe(original: Any) -> Any:
+    def unsubscribe(self: Any) -> Any:
+        handling.finish(self)
+        return original(self)
+
+    return unsubscribe

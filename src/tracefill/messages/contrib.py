@@ -1,0 +1,91 @@
+"""Contrib's instrumentation of a library, whose work ours does in its name.
+
+Contrib ends its span before the handler runs, appends to the caller's headers and falls over those of strangers. Where both
+are switched on, in whichever order, ours calls the library past contrib's wrappers, with the tracer and the hooks that
+contrib was given: one span for each crossing, one header, and it is contrib's.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from tracefill.spans import Tracer
+from tracefill.wrapping import contrib_active
+
+__all__ = ["Contrib"]
+
+
+class Contrib:
+    """Contrib's instrumentor of one library. `default`: the tracer where it is off."""
+
+    def __init__(self, module: str, instrumentor: str, default: Tracer) -> None:
+        self._module = module
+        self._instrumentor = instrumentor
+        self._default = default
+        self._given: dict[str, Any] = {}
+        self._displaced: dict[tuple[Any, str], Any] = {}
+        self._theirs: _Theirs | None = None
+
+    @property
+    def active(self) -> bool:
+        return contrib_active(self._module, self._instrumentor)
+
+    @property
+    def tracer(self) -> Tracer:
+        """Contrib's while it is switched on, else ours."""
+        given = self._given.get("tracer") if self.active else None
+        if given is None:
+            return self._default
+        if self._theirs is None or self._theirs.given is not given:
+            self._theirs = _Theirs(given)
+        return self._theirs
+
+    def hook(self, name: str) -> Any:
+        """The hook that the user gave contrib; None when there is none, or contrib is off."""
+        return self._given.get(name) if self.active else None
+
+    def takes_part(self, **given: Any) -> None:
+        """What contrib was given, where it does not hide it in a wrapper."""
+        self._given |= given
+
+    def beneath(self, function: Any) -> Any:
+        """What contrib's wrapper calls; the function itself where it is not contrib's."""
+        while _is_contribs(function):
+            self._given |= inspect.getclosurevars(function._self_wrapper).nonlocals
+            function = function.__wrapped__
+        return function
+
+    def step_over(self, owner: Any, *names: str) -> None:
+        """Contrib was switched on after us: takes its wrappers off ours. Called whenever a client is made."""
+        for name in names:
+            top = vars(owner).get(name)
+            if _is_contribs(top):
+                setattr(owner, name, self.beneath(top))
+                self._displaced[owner, name] = top
+
+    def put_back(self) -> None:
+        """After our own were undone: contrib's wrappers, where it still counts on them."""
+        for (owner, name), top in self._displaced.items():
+            if self.active:
+                top.__wrapped__ = vars(owner)[name]
+                setattr(owner, name, top)
+        self._displaced.clear()
+
+
+def _is_contribs(function: Any) -> bool:
+    wrapper = getattr(function, "_self_wrapper", None)
+    return str(getattr(wrapper, "__module__", "")).startswith("opentelemetry.instrumentation.")
+
+
+class _Theirs(Tracer):
+    """The tracer that contrib was given."""
+
+    __slots__ = ("given",)
+
+    def __init__(self, given: Any) -> None:
+        super().__init__("contrib")
+        self.given = self._tracer = given
+
+    def _current(self) -> Any:
+        return self.given

@@ -1,0 +1,118 @@
+"""What kafka-python, confluent-kafka and aiokafka have in common: a message's headers, and the attributes of its spans.
+
+Headers are lists of (name, value) pairs. A list that a program gives to its producer is copied, never changed: it may be
+one constant list for all messages. Setting replaces; of several headers of one name the last is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tracefill._codec import extract, inject
+from tracefill.messages.handling import Republished
+
+__all__ = ["inject_into", "publish_attributes", "server_attributes", "with_trace"]
+
+
+def inject_into(headers: Any) -> Any:
+    """The headers (a list of pairs or a dict; None: a new list) with the position of now in the place of any other."""
+    if headers is None:
+        headers = []
+    changed = with_trace(headers)
+    if isinstance(headers, dict):
+        headers.clear()
+        headers.update(changed)
+    else:
+        headers[:] = changed
+    return headers
+
+
+def with_trace(headers: Any, republished: Republished | None = None) -> Any:
+    """A copy of a producer's headers that carries the position of now; the very same object where there is nothing to carry."""
+    fresh: dict[str, str] = {}
+    inject(fresh)
+    if republished is not None:
+        fresh |= republished.headers()
+    if not fresh:
+        return headers
+    written = {name: value.encode() for name, value in fresh.items()}
+    if not headers:
+        return written if isinstance(headers, dict) else list(written.items())
+    replaced = {*fresh, "tracestate"} if "traceparent" in fresh else {*fresh}
+    if isinstance(headers, dict):
+        return {name: value for name, value in headers.items() if not _is_one_of(name, replaced)} | written
+    return [pair for pair in headers if not _is_one_of(pair[0], replaced)] + list(written.items())
+
+
+def _is_one_of(name: Any, names: set[str]) -> bool:
+    return isinstance(name, str) and name.lower() in names
+
+
+def extract_from(headers: Any) -> Any:
+    """The OpenTelemetry Context of a message's headers."""
+    return extract(headers or ())
+
+
+def publish_attributes(
+    topic: str, value: Any, key: Any, partition: Any, republished: Republished | None
+) -> dict[str, Any]:
+    """The attributes of a PRODUCER span."""
+    found: dict[str, Any] = {
+        "messaging.system": "kafka",
+        "messaging.operation.name": "send",
+        "messaging.operation.type": "send",
+        "messaging.destination.name": topic,
+    }
+    if isinstance(partition, int) and partition >= 0:
+        found["messaging.destination.partition.id"] = str(partition)
+    if (text := key_text(key)) is not None:
+        found["messaging.kafka.message.key"] = text
+    if value is None:
+        found["messaging.kafka.message.tombstone"] = True
+    if republished is not None:
+        found["tracefill.message.attempt"] = republished.attempt
+        found["tracefill.message.original_destination"] = republished.original
+    return found
+
+
+def process_attributes(
+    topic: str, partition: int, offset: int, key: Any, value: Any, group: str | None
+) -> dict[str, Any]:
+    """The attributes of a CONSUMER span."""
+    found: dict[str, Any] = {
+        "messaging.system": "kafka",
+        "messaging.operation.name": "process",
+        "messaging.operation.type": "process",
+        "messaging.destination.name": topic,
+        "messaging.destination.partition.id": str(partition),
+        "messaging.kafka.offset": offset,
+    }
+    if group:
+        found["messaging.consumer.group.name"] = group
+    if (text := key_text(key)) is not None:
+        found["messaging.kafka.message.key"] = text
+    if value is None:
+        found["messaging.kafka.message.tombstone"] = True
+    return found
+
+
+def key_text(key: Any) -> str | None:
+    """A message's key as text; None when there is none, or it is not text."""
+    if isinstance(key, bytes):
+        try:
+            key = key.decode()
+        except UnicodeDecodeError:
+            return None
+    return key if isinstance(key, str) else None
+
+
+def server_attributes(bootstrap: Sequence[str] | str | None) -> dict[str, Any]:
+    """server.address and server.port of the first broker that a client was told of."""
+    if isinstance(bootstrap, str):
+        bootstrap = bootstrap.split(",")
+    first = str(bootstrap[0]).strip() if bootstrap else ""
+    host, _, port = first.rpartition("://")[2].rpartition(":")
+    if not host or not port.isdigit():
+        return {"server.address": first} if first else {}
+    return {"server.address": host.strip("[]"), "server.port": int(port)}
