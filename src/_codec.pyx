@@ -2713,6 +2713,19 @@ def current_context():
     ready()
     return current()
 
+def make_current(context):
+    """Makes the context current for good: for places that nobody tells when the time of a context ends, only when the next begins."""
+    cdef PyObject* value
+    ready()
+    runtime = value_in(context_names, "_RUNTIME_CONTEXT")
+    if Py_TYPE(runtime) == <PyTypeObject*>RuntimeContext:
+        PyContextVar_Get(<PyObject*>(<RuntimeContext>runtime).variable, NULL, &value)
+        top = <object>value
+        Py_DECREF(top)
+        if Py_TYPE(top) == <PyTypeObject*>_Attached and replaced(<_Attached>top, context):
+            return
+    context_module.attach(context)
+
 @cython.final
 @cython.freelist(64)
 cdef class Bound:
@@ -2959,6 +2972,13 @@ cdef object base_of(PyObject* value):
         top.token = None
     return top
 
+cdef bint replaced(_Attached top, object context) except -1:
+    """Puts the context into an entry that nobody can give back, where there is one: the variable's reference, and the caller's."""
+    if top.generator is not None or top.given_back or not tf_is_home(<PyObject*>top.home) or not tf_only_ours(<PyObject*>top, 2):
+        return False
+    top.context = context
+    return True
+
 cdef object settled(object value):
     """The value without the entries that were given back, and without the history of one that was copied."""
     cdef _Attached entry
@@ -3098,6 +3118,10 @@ cdef int meet_frames() except -1:
     tf_contextlib_file, tf_enter, tf_async_enter = <PyObject*>managers, <PyObject*>enter, <PyObject*>async_enter
     tf_context_file = <PyObject*>contexts
     return 0
+
+def generators_hold():
+    """True while any generator, running or not, has something attached that is for its own code."""
+    return number_held > 0
 
 cdef class RuntimeContext:
     """OpenTelemetry's current context on a contextvar; see context.RuntimeContext."""

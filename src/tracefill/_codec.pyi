@@ -204,6 +204,9 @@ def inject(carrier: Any, context: Context | None = None) -> None:
 def current_context() -> Context:
     """OpenTelemetry's current Context."""
 
+def make_current(context: Context) -> None:
+    """Makes the context current for good: for places that nobody tells when the time of a context ends, only when the next begins."""
+
 def state_of(context: Context | None = None) -> int:
     """DENIED (the span is not sampled) and SUPPRESSED (instrumentation is asked to keep quiet) bits of a context."""
 

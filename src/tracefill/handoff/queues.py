@@ -11,14 +11,14 @@
 from __future__ import annotations
 
 import queue
-import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from opentelemetry import context as _context
+from opentelemetry.context import Context
 
+from tracefill._codec import make_current
 from tracefill.context import current
 from tracefill.wrapping import Patches
 
@@ -26,10 +26,9 @@ LIBRARIES = ()
 OPT_IN = True
 
 _patches = Patches()
-_NOTHING = _context.Context()
+_NOTHING = Context()
 # Beside each item that waits, the context it was put in. By identity, since an item may neither hash nor be weakly held.
 _waiting: WeakKeyDictionary[Any, dict[int, deque[Any]]] = WeakKeyDictionary()
-_taken = threading.local()
 
 
 def _put(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -47,7 +46,7 @@ def _get(original: Callable[..., Any]) -> Callable[..., Any]:
         brought = contexts.popleft() if contexts else _NOTHING
         if contexts is not None and not contexts:
             del _waiting[self][id(item)]
-        _context.attach(brought)
+        make_current(brought)
         return item
 
     return _get

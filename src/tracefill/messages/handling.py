@@ -36,7 +36,7 @@ from typing import Any, Generic, NamedTuple, SupportsIndex, TypeVar, overload
 from opentelemetry.context import Context, create_key
 from opentelemetry.trace import INVALID_SPAN, Span, get_current_span
 
-from tracefill._codec import current_context, scope
+from tracefill._codec import current_context, make_current
 from tracefill.messages.message_spans import (
     ATTEMPT_HEADER,
     ORIGINAL_HEADER,
@@ -103,7 +103,7 @@ class Handling:
         else:
             context, self.span = self._start()
             made = (_Watched if watched else Context)({**context, _KEY: self})
-        scope(made).__enter__()
+        make_current(made)
 
     def _start(self) -> tuple[Context, Span | None]:
         return (self.source.start_batch if self.is_batch else self.source.start)(self.message)
@@ -128,7 +128,7 @@ class Handling:
         if not self.closed_ns:
             self.close()
         if _is_within(self):
-            scope(_open(self.before)).__enter__()
+            make_current(_open(self.before))
 
     def close(self) -> None:
         self.closed_ns = time.time_ns()
