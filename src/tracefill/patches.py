@@ -2,7 +2,8 @@
 
 Each module of gateway/, calls/, handoff/, messages/, jobs/ and data/ that has `patch()` and `unpatch()` takes part, under its
 own name. It says by `LIBRARIES` which imports it waits for (none: the standard library, patched at once) and by `OPT_IN` that
-it has to be asked for by name, because a plain program sees the difference.
+it has to be asked for by name, because a plain program sees the difference; `OPT_IN = "queues"`: it goes with `queues=True`.
+One that starts processes has `same_as_here`, and finds there what switches on in them what is on here.
 """
 
 from __future__ import annotations
@@ -50,7 +51,8 @@ def install(
     left_out = _checked(skip, available)
     with _lock:
         for name, module in available.items():
-            asked = name in opted_in or (name in wanted if wanted is not None else not getattr(module, "OPT_IN", False))
+            opt_in = getattr(module, "OPT_IN", False)
+            asked = not opted_in.isdisjoint((name, opt_in)) or (name in wanted if wanted is not None else not opt_in)
             if asked and name not in left_out and name not in _on:
                 _switch_on(name, module)
 
@@ -70,6 +72,25 @@ def installed() -> list[str]:
     """The names of the integrations that are on; those that still wait for their library's import are not."""
     with _lock:
         return sorted(_on)
+
+
+class _SameAsHere:
+    """Pickles as what is on here, or waits for its library; unpickled in another process, the same is on there."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        with _lock:
+            return _resume, (sorted({*_on, *(name for waiting in _waiting.values() for name, _ in waiting)}),)
+
+
+def _resume(names: Sequence[str]) -> _SameAsHere:
+    try:
+        install(only=set(names) & set(_integrations()))
+    except Exception:  # the other process has its own work to do, with us or without
+        _logger.debug("could not be switched on in this process", exc_info=True)
+    return same_as_here
+
+
+same_as_here = _SameAsHere()
 
 
 def _integrations() -> dict[str, ModuleType]:
@@ -104,6 +125,8 @@ def _switch_on(name: str, module: ModuleType) -> None:
         if _finder not in sys.meta_path:
             sys.meta_path.insert(0, _finder)
         return
+    if hasattr(module, "same_as_here"):
+        vars(module).update(same_as_here=same_as_here)
     try:
         module.patch()
     except Exception:  # a library of a version that we do not know must not keep the program from starting

@@ -180,8 +180,10 @@ def test_a_handler_of_the_users_stays_alone(program: Program, left: Left) -> Non
         tracefill.uninstall()
         tracefill.install(only=["exits"])
         assert signal.getsignal(signal.SIGTERM) is stop
+        work()
+        print("ready", flush=True)
+        time.sleep(60)
         """
-        + WAITS.replace("    work()", "        work()").replace("\n    ", "\n        ")
     )
     process.terminate()
     assert process.wait(30) == 3
@@ -273,6 +275,28 @@ def test_main_thread_interrupted_under_the_locks_of_threading(program: Program, 
     assert left.spans == ["far"]
 
 
+def test_terminated_while_it_leaves_by_itself(program: Program, left: Left) -> None:
+    process = program(
+        """
+        import opentelemetry.sdk.trace.export
+
+        class Slow(opentelemetry.sdk.trace.export.SpanExporter):
+            def export(self, spans):
+                print("ready", flush=True)
+                time.sleep(1)
+
+        provider._active_span_processor._span_processors = (
+            BatchSpanProcessor(Slow(), schedule_delay_millis=3_600_000), *provider._active_span_processor._span_processors
+        )
+        work()
+        os._exit(6)
+        """
+    )
+    process.terminate()
+    assert process.wait(30) == 6
+    assert left.spans == ["far"]
+
+
 def test_uvicorn(program: Program, left: Left, tmp_path: Path) -> None:
     process = program(
         """
@@ -296,8 +320,10 @@ def test_uvicorn(program: Program, left: Left, tmp_path: Path) -> None:
 
 def _log_to_stdout(folder: Path) -> Path:
     handlers = {"out": {"class": "logging.StreamHandler", "stream": "ext://sys.stdout"}}
+    root = {"handlers": ["out"], "level": "INFO"}
+    config = {"version": 1, "disable_existing_loggers": False, "handlers": handlers, "root": root}
     path = folder / "log.json"
-    path.write_text(json.dumps({"version": 1, "handlers": handlers, "root": {"handlers": ["out"], "level": "INFO"}}))
+    path.write_text(json.dumps(config))
     return path
 
 

@@ -39,8 +39,8 @@ class TestPatch(PatchContract):
         ]
 
 
-@pytest.fixture(autouse=True)
-def _installed() -> Any:
+@pytest.fixture
+def installed() -> Any:
     tracefill.install(only=["processes"])
     yield
     tracefill.uninstall()
@@ -55,6 +55,7 @@ def fail() -> None:
     raise ValueError("of the job")
 
 
+@pytest.mark.usefixtures("installed")
 def test_every_snapshot_comes_back() -> None:
     gc.collect()
     before = snapshots.stats().in_use
@@ -73,6 +74,7 @@ def test_every_snapshot_comes_back() -> None:
     assert snapshots.stats().in_use == before
 
 
+@pytest.mark.usefixtures("installed")
 def test_nothing_is_added_to_a_process_object() -> None:
     process = fork.Process(target=position)
     process.start()
@@ -80,11 +82,13 @@ def test_nothing_is_added_to_a_process_object() -> None:
     process.join()
 
 
+@pytest.mark.usefixtures("installed")
 def test_what_cannot_be_called_fails_in_the_future_as_before() -> None:
     with ProcessPoolExecutor(1, fork) as pool:
         assert isinstance(pool.submit("no function").exception(), TypeError)  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("installed")
 def test_a_callable_that_is_bound_already_keeps_its_context() -> None:
     with tracer.start_as_current_span("near"):
         bound = tracefill.bind(position)
@@ -93,6 +97,7 @@ def test_a_callable_that_is_bound_already_keeps_its_context() -> None:
         assert pool.submit(bound).result() == here
 
 
+@pytest.mark.usefixtures("installed")
 def test_baggage_rides_along() -> None:
     context = tracefill.extract({"traceparent": f"00-{1:032x}-{2:016x}-01", "baggage": "tenant=blue"})
     with tracefill.context.scope(context), ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
