@@ -9,7 +9,7 @@
 """
 
 try:
-    from tracefill import _codec as _codec
+    import tracefill._codec as _codec  # noqa: F401
 except ModuleNotFoundError as error:
     if error.name != "tracefill._codec":
         raise
