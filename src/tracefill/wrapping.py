@@ -40,7 +40,8 @@ class Patches:
             return
         own = vars(owner).get(name, _ABSENT) if hasattr(owner, "__dict__") else _ABSENT
         kept = getattr(owner, name) if own is _ABSENT else own
-        function = kept.__func__ if isinstance(kept, (staticmethod, classmethod)) else kept
+        # Looked up and not taken out of the class: contrib's wrappers learn by the look-up that they are a method.
+        function = kept.__func__ if isinstance(kept, (staticmethod, classmethod)) else getattr(owner, name)
         made: Any = make(function)
         if callable(function) and not isinstance(function, type):
             functools.update_wrapper(made, function)
