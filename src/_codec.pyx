@@ -1768,7 +1768,8 @@ cdef object context_from(Snapshot self, object base):
     ready()
     trace_state = position_of(self, &position)
     span = new_remote_span(&position, trace_state) if position.span or position.decision != DEFER else None
-    context = context_with(base, span, self.baggage or None, tf_int128(position.trace_high, position.trace_low) if position.decision == DEBUG else None)
+    debug = tf_int128(position.trace_high, position.trace_low) if position.decision == DEBUG else None
+    context = context_with(base, span, self.baggage or None, debug)
     if self.rest is not None and self.rest.request_id is not None:
         PyDict_SetItem(context, REQUEST_ID_KEY, self.rest.request_id)
     if self.rest is not None and self.rest.tags:
@@ -2497,7 +2498,7 @@ cdef class Propagator:
     cdef int inject_into(self, object carrier, object context, object setter, bint plain) except -1:
         cdef Position position, asked
         cdef int i, j, format
-        cdef object trace_state, name
+        cdef object trace_state
         trace_state = position_in(context, &position, self.sticky) if self.writers else None
         for i in range(self.writers):
             format = self.writes[i]
@@ -2859,7 +2860,6 @@ cdef object suppress_key = None
 def state_of(context=None):
     """DENIED and SUPPRESSED bits of a context (default: of now)."""
     cdef int state = 0
-    cdef object trace_state
     cdef Position position
     global suppress_key
     ready()
@@ -2871,7 +2871,7 @@ def state_of(context=None):
         suppress_key = getattr(context_module, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
     if value_in(context, suppress_key) or value_in(context, "suppress_instrumentation"):
         state |= SUPPRESSED
-    trace_state = position_in(context, &position, False)
+    position_in(context, &position, False)
     if position.span and not position.flags & 1:
         state |= DENIED
     return state

@@ -9,9 +9,11 @@
 """
 
 try:
-    import tracefill._codec as _codec  # noqa: F401
-except ModuleNotFoundError as error:
-    if error.name != "tracefill._codec":
+    from tracefill import _codec as _codec
+except ImportError as error:
+    from importlib.util import find_spec
+
+    if find_spec("tracefill._codec") is not None:
         raise
     raise ImportError(
         "tracefill's compiled core (tracefill._codec) is missing: this copy was not built for this Python. "

@@ -10,7 +10,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, SpanKind
 
-from tracefill import Snapshot
+from tracefill._codec import Snapshot
 from tracefill.edge import makers, root_ids
 from tracefill.edge.adoption import adopt_all
 from tracefill.edge.arrivals import Arrival, at_edge, from_stranger

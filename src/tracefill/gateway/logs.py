@@ -18,7 +18,7 @@ from typing import Any
 
 from opentelemetry import trace
 
-from tracefill import snapshot
+from tracefill._codec import snapshot
 from tracefill.wrapping import Patches
 
 __all__ = ["ContextFilter", "add_context", "patch", "record_factory", "unpatch"]
