@@ -52,7 +52,7 @@ suites: $(VENV)/.test
 	@$(BIN)/python -m tests.suites
 
 pythons: $(VENV)/.test
-	@$(BIN)/python -m tests.pythons
+	@$(BIN)/python -m tests.pythons $(PYTHONS)
 
 wheel: $(VENV)/.test
 	@$(BIN)/python -m tests.wheel
