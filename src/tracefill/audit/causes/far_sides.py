@@ -22,7 +22,10 @@ from tracefill.audit.targets import METHODS, Targets
 from tracefill.audit.window import Window
 
 CHANCE = 0.0001
-A_HANDFUL = 5  # of fewer far sides nothing can be said about chance
+A_HANDFUL = 5  # of fewer far sides little can be said about chance
+CHANCE_OF_A_HANDFUL = 0.05
+MOST = 0.5
+MISTAKEN = 0.02  # of the calls that stand alone at most so many are paired with somebody else's
 CLOCKS_DIFFER_NS = 5_000_000  # what clocks may still differ after their offset is taken off
 SENDERS_DIFFER_NS = 1_000_000_000  # the same where only messages tell the offset
 DELAYS_LONGER = 10
@@ -226,14 +229,14 @@ class Meetings:
     def _search(self, place: Place) -> Array:
         """Pairs; where a call that stands alone tells who calls which operation, calls that overlap follow it."""
         near, far = self._time(place.near), self._time(place.far)
-        near = (near[0] - CLOCKS_DIFFER_NS, near[1] + CLOCKS_DIFFER_NS)
         pairs = self._sweep(place, near, far)
         found = np.flatnonzero(pairs >= 0)
         _, _, caller = group(self._caller(place.near))
         _, _, operation = group(self.forest.operation[place.far])
         alone = found[open_at(near, far[0][found]) == 1]
-        known = np.zeros((caller.max(initial=0) + 1, operation.max(initial=0) + 1), bool)
-        known[caller[pairs[alone]], operation[alone]] = True
+        met = np.zeros((caller.max(initial=0) + 1, operation.max(initial=0) + 1), np.int64)
+        np.add.at(met, (caller[pairs[alone]], operation[alone]), 1)
+        known = met > MISTAKEN * met.sum(axis=0)
         if known[caller[pairs[found]], operation[found]].all():
             return pairs
         return self._sweep(place, near, far, lambda one, other: bool(known[caller[one], operation[other]]))
@@ -243,15 +246,17 @@ class Meetings:
         return combine(*(self.forest[column][near] for column in ("service", "library", "name", "peer")))
 
     def _sweep(self, place: Place, near: Spells, far: Spells, fits: Fits | None = None) -> Array:
-        """First those that say the same, then of the same method, then any; enclosed before begun inside; and those
-        that fit before the others."""
+        """Those that fit before the others; those that say the same, then those of the same method, then any; enclosed
+        before begun inside, and that by clocks that agree before clocks that differ a little."""
         pairs = np.full(len(place.far), NOBODY)
         subjects = self.forest["subject"][place.near], self.forest["subject"][place.far]
         methods = self._methods[self.forest["name"][place.near]], self._methods[self.forest["name"][place.far]]
         for which in (fits, None) if fits else (None,):
             for near_key, far_key in (subjects, methods, _no_keys(place)):
                 for ends in (far[1], far[0]):
-                    self._add_pairs(pairs, near, (far[0], ends), near_key, far_key, which)
+                    for more in (0, CLOCKS_DIFFER_NS):
+                        wider = near[0] - more, near[1] + more
+                        self._add_pairs(pairs, wider, (far[0], ends), near_key, far_key, which)
         return pairs
 
     @staticmethod
@@ -284,12 +289,24 @@ class Meetings:
     def _without_coincidences(self, place: Place, pairs: Array, share: float) -> Array:
         """The pairs, without those of operations whose far sides meet a near side no more often than by chance."""
         first, counts, numbers = group(self.forest.operation[place.far])
-        met = np.bincount(numbers[pairs >= 0], minlength=len(first))
+        found = np.flatnonzero(pairs >= 0)
+        met = np.bincount(numbers[found], minlength=len(first))
+        strange = np.bincount(numbers[found], self._is_strange(place, pairs, found), minlength=len(first)) > 0
+        all_found = len(found) >= MOST * len(place.near)
         real = [
-            hits == tries or tries < A_HANDFUL or chance_of(hits, tries, share) < CHANCE
-            for hits, tries in zip(met.tolist(), counts.tolist(), strict=True)
+            _is_real(hits, tries, chance_of(hits, tries, share), is_strange=odd, explains_most=all_found)
+            for hits, tries, odd in zip(met.tolist(), counts.tolist(), strange.tolist(), strict=True)
         ]
         return np.where(np.array(real, bool)[numbers], pairs, NOBODY)
+
+    def _is_strange(self, place: Place, pairs: Array, found: Array) -> Array:
+        """For each pair, whether nobody is seen calling the far operation, though this caller is seen to reach others
+        of the same service: it may be a health check."""
+        far, near = place.far[found], place.near[pairs[found]]
+        services = _pair(self.forest["service"][near], self.forest["service"][far])
+        kept_far, kept_near = self.forest.crossings
+        kept = _pair(self.forest["service"][kept_near], self.forest["service"][kept_far])
+        return ~self.forest.is_called[self.forest.operation[far]] & is_in(services, kept)
 
     def _align_clocks(self, place: Place, islands: Array, offset_of: Callable[[Spells, Spells], int]) -> None:
         """Sets the clocks of processes that nobody is seen calling by what began anew in them."""
@@ -299,6 +316,16 @@ class Meetings:
             if len(callers) and (islands[callers] != islands[process]).all():
                 offset = offset_of(self._time(place.near), self._time(place.far[callees == process]))
                 clocks.shift(process, int(callers[0]), offset, islands)
+
+
+def _is_real(hits: int, tries: int, chance: float, *, is_strange: bool, explains_most: bool) -> bool:
+    """Whether so many far sides of an operation met one of the callers because they were called."""
+    few = tries < A_HANDFUL
+    if is_strange:
+        return chance < CHANCE
+    if explains_most and (few or hits == tries):
+        return True
+    return chance < (CHANCE_OF_A_HANDFUL if few else CHANCE)
 
 
 def _pair(row: Array, service: Array | int) -> Array:

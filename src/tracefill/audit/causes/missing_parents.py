@@ -19,7 +19,7 @@ from tracefill.audit.window import Window
 STEADY_SHARE = 0.2
 STEADY_LEAST = 5
 EXPORT_DELAY_NS = 5_000_000_000  # spans wait this long in a batch, and are lost with the process
-PAUSES = 8  # a process is clearly silent after so many times its usual pause between two traces
+MISSED, CLEARLY_MISSED = 1, 8  # traces that a process should have had a part in, had it not fallen silent
 EDGE_TO_THE_VERY_END = 10
 
 
@@ -120,19 +120,21 @@ class Silence:
 
     def __init__(self, forest: Forest, atlas: Atlas, clocks: Clocks, window: Window) -> None:
         self.forest, self.atlas, self.clocks = forest, atlas, clocks
-        first, self._last = forest.lives
-        pause = (self._last - first) // np.maximum(self._count_traces(), 1)
-        self._rest = window.end - self._last
-        self._is_over = self._rest > window.edge
-        self._is_clear = self._rest > PAUSES * pause
+        self._last = forest.lives[1]
+        self._is_over = window.end - self._last > window.edge
+        self._missed = self._count_missed()
 
-    def _count_traces(self) -> Array:
-        """For each process, in how many traces it served requests."""
+    def _count_missed(self) -> Array:
+        """For each process, how many traces it would have had a part in since, at the rate it had before."""
         forest = self.forest
-        rows = np.flatnonzero(forest.is_far_kind)
-        process = forest["process"][rows]
-        pairs = np.unique(forest.trace[rows].astype(np.int64) << 32 | process)
-        return np.bincount(pairs & 0xFFFFFFFF, minlength=len(forest.spans.strings))
+        first, last = (times - self.clocks.offset for times in forest.lives)
+        starts = forest["start"] - self.clocks.offset[forest["process"]]
+        begun = np.sort(np.minimum.reduceat(starts, forest.trace_starts[:-1]))
+        before = np.searchsorted(begun, last, "right")
+        alive = before - np.searchsorted(begun, first)
+        pairs = np.unique(forest.trace.astype(np.int64) << 32 | forest["process"])
+        took_part = np.bincount(pairs & 0xFFFFFFFF, minlength=len(last))
+        return np.asarray(took_part * (len(begun) - before) / np.maximum(alive, took_part).clip(1))
 
     def callers(self, missing: MissingParents, usual: Array) -> Array:
         """For each missing parent the service in a silent process of which it was open; -1 where there is none."""
@@ -147,13 +149,14 @@ class Silence:
         """Whether the process was last heard of while the parent was open, as far as can be told: not after its last
         child; or, if its silence is clear, not after the longest of requests would have ended."""
         own = self.forest["process"][missing.child[at]]
-        clear = self._is_clear[process]
+        missed = self._missed[process]
         last = self._last[process] - self.clocks.offset[process] + self.clocks.offset[own]
         first, end = missing.first_start[at], missing.last_end[at]
         inside = own == process
-        heard_of = inside | (clear & (last + EXPORT_DELAY_NS >= first))
+        heard_of = inside | ((missed >= CLEARLY_MISSED) & (last + EXPORT_DELAY_NS >= first))
         longest = first + self._longest_request[self._service_of[process]]
-        return np.asarray(self._is_over[process] & heard_of & ((last <= end) | (clear & (last <= longest))))
+        was_open = ((last <= end) & (missed >= MISSED)) | ((last <= longest) & (missed >= CLEARLY_MISSED))
+        return np.asarray(self._is_over[process] & heard_of & was_open)
 
     @cached_property
     def _service_of(self) -> Array:
