@@ -239,7 +239,7 @@ def _is_work(node: ast.AST) -> bool:
 
 def _ticks(node: ast.AST) -> bool:
     name = _name_of(node)
-    return "sleep" in name or ("wait" in name and name != "wait_for")
+    return "sleep" in name or "wait" in name
 
 
 def _takes(node: ast.AST) -> bool:
