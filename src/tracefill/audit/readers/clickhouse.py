@@ -19,7 +19,6 @@ from tracefill.audit.readers.sources import begins, counted
 from tracefill.audit.spans import ATTRIBUTES, Spans
 
 SCHEMES = ("clickhouse", "clickhouses")
-SETTINGS = "output_format_json_quote_64bit_integers=0&output_format_json_escape_forward_slashes=0"
 COLUMNS = (
     "Timestamp", "TraceId", "SpanId", "ParentSpanId", "SpanName", "SpanKind", "ServiceName", "ResourceAttributes",
     "ScopeName", "SpanAttributes", "Duration", "Links.TraceId", "Links.SpanId",
@@ -75,9 +74,7 @@ class Server(NamedTuple):
     def query(self, sql: str) -> Iterator[bytes]:
         """Runs the SQL. Raises `SourceError`."""
         headers = {"X-ClickHouse-User": self.user, "X-ClickHouse-Key": self.password}
-        yield from fetch(
-            f"{self.url}/?{SETTINGS}", f"ClickHouse's table {self.source}", headers=headers, data=sql.encode()
-        )
+        yield from fetch(self.url, f"ClickHouse's table {self.source}", headers=headers, data=sql.encode())
 
 
 def server_of(url: str) -> Server:

@@ -7,7 +7,8 @@ What few spans differ in arrives as a number, and its text is asked for once: te
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -76,25 +77,43 @@ class Place(NamedTuple):
 
 def read_table(path: Path, kind: str, tick: Tick) -> table.Spans:
     """The spans of a Parquet file, or of all tables of spans in a DuckDB database. Raises `SourceError`."""
+    with opened(path, kind) as (connection, tables):
+        size = path.stat().st_size // max(len(tables), 1)
+        return table.concat([_Reader(connection, told, size).read(tick) for told in tables])
+
+
+@contextmanager
+def opened(path: Path, kind: str) -> Iterator[tuple[duckdb.DuckDBPyConnection, list[TableSql]]]:
+    """A connection, and the words for each table of spans. Raises `SourceError` when there is none, or it breaks."""
     with duckdb.connect() as connection:
         connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'; {MACROS}")
         try:
-            relations = _relations(connection, path, kind)
-            return table.concat([_Reader(connection, relation, path).read(tick) for relation in relations])
+            yield connection, [_described(connection, one, path) for one in _relations(connection, path, kind)]
         except duckdb.Error as error:
             raise SourceError(f"{path}: expected {kind} that can be read, came: {error}") from None
 
 
+def _described(connection: duckdb.DuckDBPyConnection, relation: Relation, path: Path) -> TableSql:
+    types = {row[0]: row[1] for row in connection.execute(f"DESCRIBE SELECT * FROM {relation.sql}").fetchall()}
+    names = _named(list(types))
+    if missing := _missing(names):
+        raise SourceError(
+            f"{path}: expected spans in the layout of otel_traces, "
+            f"but there is no {', '.join(missing)} among {', '.join(types)}"
+        )
+    return TableSql(relation, names, types)
+
+
 def _relations(connection: duckdb.DuckDBPyConnection, path: Path, kind: str) -> list[Relation]:
     if kind == "Parquet":
-        return [Relation(f"read_parquet({_literal(str(path))}, file_row_number = true)", "file_row_number")]
-    connection.execute(f"ATTACH {_literal(str(path))} AS source (READ_ONLY)")
+        return [Relation(f"read_parquet({literal(str(path))}, file_row_number = true)", "file_row_number")]
+    connection.execute(f"ATTACH {literal(str(path))} AS source (READ_ONLY)")
     found = connection.execute(
         "SELECT schema_name, table_name, list(column_name) FROM duckdb_columns() JOIN duckdb_tables() "
         "USING (database_name, schema_name, table_name) WHERE database_name = 'source' GROUP BY ALL ORDER BY ALL"
     ).fetchall()
     relations = [
-        Relation(f"source.{_identifier(schema)}.{_identifier(name)}", "rowid")
+        Relation(f"source.{identifier(schema)}.{identifier(name)}", "rowid")
         for schema, name, columns in found
         if not _missing(_named(columns))
     ]
@@ -119,20 +138,12 @@ def _missing(names: Mapping[str, str]) -> list[str]:
 class _Reader:
     """Reads one table, so many rows at a time."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, relation: Relation, path: Path):
-        self._connection, self._relation = connection, relation
-        types = {row[0]: row[1] for row in connection.execute(f"DESCRIBE SELECT * FROM {relation.sql}").fetchall()}
-        names = _named(list(types))
-        if missing := _missing(names):
-            raise SourceError(
-                f"{path}: expected spans in the layout of otel_traces, "
-                f"but there is no {', '.join(missing)} among {', '.join(types)}"
-            )
-        self._sql = _Sql(names, types)
+    def __init__(self, connection: duckdb.DuckDBPyConnection, sql: TableSql, size: int):
+        self._connection, self._relation, self._sql = connection, sql.relation, sql
         self._batch = SpanBatch()
         self._places: dict[int, Place] = {}
         self._names: dict[int, int] = {}
-        self._size = path.stat().st_size
+        self._size = size
 
     def read(self, tick: Tick) -> table.Spans:
         (total,) = self._connection.execute(f"SELECT count(*) FROM {self._relation.sql}").fetchone() or (0,)
@@ -168,7 +179,7 @@ class _Reader:
         return {name: traits[:, at] for at, name in enumerate(("database", "destination", "peer", "subject"), 1)}
 
     def _links(self, these: str, row_numbers: Column) -> dict[str, Column]:
-        links = self._sql.links(self._relation, these)
+        links = self._sql.links(these)
         columns = self._connection.execute(links).fetchnumpy() if links else _NO_LINKS
         return columns | {"link_row": np.searchsorted(row_numbers, columns["link_row"])}
 
@@ -201,7 +212,7 @@ class _Reader:
         return self._connection.execute(sql).fetchall()
 
     def _fetch(self, columns: dict[str, str], these: str) -> dict[str, Column]:
-        selected = ", ".join(f"{sql} AS {_identifier(name)}" for name, sql in columns.items())
+        selected = ", ".join(f"{sql} AS {identifier(name)}" for name, sql in columns.items())
         sql = f"SELECT {selected} FROM {self._relation.sql} WHERE {these} ORDER BY {self._relation.row}"
         return dict(self._connection.execute(sql).fetchnumpy())
 
@@ -214,92 +225,100 @@ _NO_LINKS: dict[str, Column] = {
 }
 
 
-class _Sql:
+class TableSql:
     """The expressions for what we read, in the words of one table."""
 
-    def __init__(self, names: Mapping[str, str], types: Mapping[str, str]):
-        self._names, self._types = names, types
+    def __init__(self, relation: Relation, names: Mapping[str, str], types: Mapping[str, str]):
+        self.relation, self._names, self._types = relation, names, types
 
     def numbers(self) -> dict[str, str]:
         """Columns that arrive as numbers; `place` and `name` stand for texts."""
-        start = self._time("start")
         return {
-            "trace_id_high": f"high({self._id('trace_id')})",
-            "trace_id_low": f"low({self._id('trace_id')})",
-            "span_id": f"short({self._id('span_id')})",
-            "parent_id": f"short({self._id('parent_id')})",
-            "start": start,
-            "end": self._time("end") if "end" in self._names else self._end(start),
-            "thread": f"coalesce(try_cast({self._attribute('attributes', THREAD)} AS BIGINT), {table.NO_THREAD})",
+            "trace_id_high": f"high({self.id('trace_id')})",
+            "trace_id_low": f"low({self.id('trace_id')})",
+            "span_id": f"short({self.id('span_id')})",
+            "parent_id": f"short({self.id('parent_id')})",
+            "start": self.time("start"),
+            "end": self.end(),
+            "thread": f"coalesce(try_cast({self.attribute('attributes', THREAD)} AS BIGINT), {table.NO_THREAD})",
             "place": f"hash({', '.join(self.place().values())})",
-            "name": f"hash({self._text('name')})",
+            "name": f"hash({self.text('name')})",
         }
 
     def unique(self) -> dict[str, str]:
         """Texts that many spans have for themselves; empty where they are not told."""
         return {
-            name: f"coalesce(nullif({self._attribute('attributes', name)}, ''), {self._attribute('attributes', other)}, '')"
+            name: f"coalesce(nullif({self.attribute('attributes', name)}, ''), {self.attribute('attributes', other)}, '')"
             for name, other in UNIQUE.items()
         }
 
     def place(self) -> dict[str, str]:
         """What few spans differ in, in the order of `_learn_places`."""
         return {
-            "kind": self._text("kind"),
-            "service": self._text("service"),
-            "instance": self._attribute("resource", "service.instance.id"),
-            "library": self._text("library"),
-        } | {key: self._attribute("attributes", key) for key in SHARED}
+            "kind": self.text("kind"),
+            "service": self.text("service"),
+            "instance": self.attribute("resource", "service.instance.id"),
+            "library": self.text("library"),
+        } | {key: self.attribute("attributes", key) for key in SHARED}
 
     def name(self) -> dict[str, str]:
-        return {"name": self._text("name")}
+        return {"name": self.text("name")}
 
-    def links(self, relation: Relation, these: str) -> str | None:
+    def links(self, these: str) -> str | None:
         """The query for the links of these rows; None where the table has no columns of links."""
-        if "link_trace_ids" not in self._names or "link_span_ids" not in self._names:
+        if not (columns := self.link_ids()):
             return None
-        trace_ids, span_ids = (_identifier(self._names[name]) for name in ("link_trace_ids", "link_span_ids"))
+        trace_ids, span_ids = columns
         return (
             "SELECT link_row, high(trace_id) AS link_trace_id_high, low(trace_id) AS link_trace_id_low, "
-            f"short(span_id) AS link_span_id FROM (SELECT {relation.row} AS link_row, unnest({trace_ids}) AS trace_id, "
-            f"unnest({span_ids}) AS span_id FROM {relation.sql} WHERE {these} AND len({trace_ids}) > 0)"
+            f"short(span_id) AS link_span_id FROM (SELECT {self.relation.row} AS link_row, unnest({trace_ids}) AS trace_id, "
+            f"unnest({span_ids}) AS span_id FROM {self.relation.sql} WHERE {these} AND len({trace_ids}) > 0)"
         )
 
-    def _text(self, ours: str) -> str:
-        return f"{_identifier(self._names[ours])}::VARCHAR" if ours in self._names else "NULL::VARCHAR"
+    def text(self, ours: str) -> str:
+        return f"{identifier(self._names[ours])}::VARCHAR" if ours in self._names else "NULL::VARCHAR"
 
-    def _id(self, ours: str) -> str:
+    def id(self, ours: str) -> str:
         name = self._names[ours]
-        return f"hex({_identifier(name)})" if self._types[name] == "BLOB" else self._text(ours)
+        return f"hex({identifier(name)})" if self._types[name] == "BLOB" else self.text(ours)
 
-    def _time(self, ours: str) -> str:
+    def time(self, ours: str) -> str:
         """Nanoseconds; 0 where they are not told."""
         name = self._names[ours]
         moment = self._types[name].startswith("TIMESTAMP")
-        sql = f"epoch_ns({_identifier(name)})" if moment else f"try_cast({_identifier(name)} AS BIGINT)"
+        sql = f"epoch_ns({identifier(name)})" if moment else f"try_cast({identifier(name)} AS BIGINT)"
         return f"coalesce({sql}, 0)"
 
-    def _end(self, start: str) -> str:
-        duration = f"try_cast({_identifier(self._names['duration'])} AS HUGEINT)"
-        return f"coalesce(try_cast({start}::HUGEINT + {duration} AS BIGINT), 0)"
+    def end(self) -> str:
+        """Nanoseconds; 0 where they are not told, or are more than anybody's clock shows."""
+        if "end" in self._names:
+            return self.time("end")
+        duration = f"try_cast({identifier(self._names['duration'])} AS HUGEINT)"
+        return f"coalesce(try_cast({self.time('start')}::HUGEINT + {duration} AS BIGINT), 0)"
 
-    def _attribute(self, ours: str, key: str) -> str:
+    def link_ids(self) -> tuple[str, str] | None:
+        """The columns with the ids of links; None where there are none."""
+        if "link_trace_ids" not in self._names or "link_span_ids" not in self._names:
+            return None
+        return identifier(self._names["link_trace_ids"]), identifier(self._names["link_span_ids"])
+
+    def attribute(self, ours: str, key: str) -> str:
         """The text of an attribute, whether attributes are a map, an object or JSON; NULL where it is not told."""
         if ours not in self._names:
             return "NULL::VARCHAR"
-        column, kind = _identifier(self._names[ours]), self._types[self._names[ours]]
+        column, kind = identifier(self._names[ours]), self._types[self._names[ours]]
         if kind.startswith("MAP"):
-            return f"map_extract({column}, {_literal(key)})[1]::VARCHAR"
+            return f"map_extract({column}, {literal(key)})[1]::VARCHAR"
         if kind.startswith("STRUCT"):
             field = re.search(rf'[(\s]"?{re.escape(key)}"?\s', kind)
-            return f"struct_extract({column}, {_literal(key)})::VARCHAR" if field else "NULL::VARCHAR"
+            return f"struct_extract({column}, {literal(key)})::VARCHAR" if field else "NULL::VARCHAR"
         path = f'$."{key}"'
-        return f"json_extract_string({column}::VARCHAR, {_literal(path)})"
+        return f"json_extract_string({column}::VARCHAR, {literal(path)})"
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def _identifier(name: str) -> str:
+def identifier(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
