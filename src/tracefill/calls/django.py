@@ -12,8 +12,8 @@ from typing import Any
 
 from tracefill.calls import asgi_spans, wsgi_spans
 from tracefill.calls.wsgi_spans import Middleware
-from tracefill.context import extract, inject, scope
-from tracefill.edge.arrivals import KEY
+from tracefill.context import current, extract, inject, scope
+from tracefill.edge.arrivals import KEY, Arrival
 from tracefill.wrapping import Patches
 
 __all__ = ["LIBRARIES", "Middleware", "extract", "inject", "patch", "scope", "unpatch"]
@@ -30,6 +30,7 @@ def patch() -> None:
 
     _patches.wrap(WSGIHandler, "__call__", _call)
     _patches.wrap(ASGIHandler, "__call__", _call_asynchronously)
+    _patches.wrap(ASGIHandler, "send_response", _send_response)
     _patches.wrap(BaseHandler, "resolve_request", _resolve)
 
 
@@ -56,6 +57,16 @@ def _call_asynchronously(original: Any) -> Callable[..., Any]:
             await asgi_spans.serving.entered(self, original)(asgi_scope, receive, send)
 
     return call
+
+
+def _send_response(original: Any) -> Callable[..., Any]:
+    async def send_response(self: Any, *args: Any, **kwargs: Any) -> None:
+        arrival = current().get(KEY)
+        # Contrib's middleware has left its span when the view returned.
+        with scope(arrival.inside if isinstance(arrival, Arrival) else current()):
+            await original(self, *args, **kwargs)
+
+    return send_response
 
 
 def _resolve(original: Any) -> Callable[..., Any]:

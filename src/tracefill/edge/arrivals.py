@@ -135,11 +135,11 @@ class Arrival:
         return {name: str(value) for name, value in zip(TRACECONTEXT.fields, values, strict=True) if value is not None}
 
     def for_others(self) -> Context:
-        """What is current around an application whose server span somebody else makes: he must find no span there, and takes
-        ids that were chosen from the id generator."""
+        """What is current around an application whose server span somebody else makes. He must find no span there; he takes
+        ids that were chosen from the id generator. What has only the context to go by finds the Arrival in it."""
         if self.trace_id and root_ids.can_choose():
             root_ids.choose(self.trace_id, self.span_id)
-        return Context() if self.request_id is None else request_ids.in_context(Context(), self.request_id)
+        return Context({KEY: self, request_ids.KEY: self.request_id})
 
     def over(self) -> None:
         """The response is complete: an adopted span may end."""
