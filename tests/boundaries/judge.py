@@ -53,7 +53,8 @@ def run(path: str, name: str, mode: str, addresses: Mapping[str, str] | None = N
         records = [json.loads(line) for line in out.read_text().splitlines()]
     if done.returncode:
         return Verdict("app-error", done.stderr[-2000:])
-    return judge(records, next((r["expect"] for r in records if "expect" in r), "connected"))
+    asked = next((r for r in records if "expect" in r), {"expect": "connected"})
+    return judge(records, asked["expect"], asked.get("statements"))
 
 
 def constant(path: str, name: str) -> Any:
@@ -64,14 +65,19 @@ def constant(path: str, name: str) -> Any:
     return None
 
 
-def judge(records: Sequence[dict[str, Any]], expect: str) -> Verdict:
+def judge(records: Sequence[dict[str, Any]], expect: str, statements: Mapping[str, int] | None = None) -> Verdict:
     spans = [record for record in records if "name" in record]
     for record in records:
         if "leak" in record or "log" in record:
             return Verdict("leak", record.get("leak") or record["log"])
     by_id = {(span["trace"], span["span"]): span for span in spans}
     fars = [span for span in spans if span["name"].startswith("far")]
-    if not fars:
+    for key, count in (statements or {}).items():
+        found = statements_below(f"near{key}", spans, by_id)
+        if len(found) != count:
+            word = "missing" if len(found) < count else "doubled"
+            return Verdict(word, f"{found} below near{key}, not {count} statements, of {[s['name'] for s in spans]}")
+    if not fars and not statements:
         return Verdict("missing", f"no far span among {[span['name'] for span in spans]}")
     for far in fars:
         word = relation(far, by_id, spans, expect)
@@ -82,10 +88,21 @@ def judge(records: Sequence[dict[str, Any]], expect: str) -> Verdict:
         early = next((s for s in handling(far, by_id) if s["kind"] == "CONSUMER" and s["end"] < far["end"]), None)
         if early is not None:
             return Verdict("premature end", f"{early['name']} ended before {far['name']}, which is handled under it")
+        for child, parent in itertools.pairwise([far, *handling(far, by_id)]):
+            if parent["kind"] == "SERVER" and parent["end"] < child["start"]:
+                return Verdict("premature end", f"{parent['name']} ended before {child['name']} began")
     doubled = doubled_spans(spans)
     if doubled:
         return Verdict("doubled", doubled)
     return Verdict(expect if expect in ("own root", "linked") else "connected", f"{len(spans)} spans")
+
+
+def statements_below(near: str, spans: Sequence[dict[str, Any]], by_id: dict[Any, Any]) -> list[str]:
+    return [
+        f"{span['name']} ({span['scope']})"
+        for span in spans
+        if {"db.system", "db.system.name"} & span["attributes"].keys() and near in [s["name"] for s in above(span, by_id)]
+    ]
 
 
 def above(span: dict[str, Any], by_id: dict[Any, Any]) -> list[dict[str, Any]]:
