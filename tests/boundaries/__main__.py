@@ -13,7 +13,7 @@ from tests.boundaries import judge, program
 def inside(path: str, name: str) -> None:
     program.load(path)
     found = program.BOUNDARIES[name]
-    program.write({"expect": found.expect})
+    program.write({"expect": found.expect, "statements": found.statements})
     result = found.function(program.Program())
     if inspect.iscoroutine(result):
         asyncio.run(result)
@@ -37,7 +37,11 @@ def main() -> int:
             verdict = judge.run(arguments.file, name, mode)
             right = verdict.word == ("connected" if found.expect == "direct" else found.expect)
             failed += "tracefill" in mode and not right
-            print(f"{'ok ' if right else 'GAP'} {mode:18} {verdict.word:13} {found.name}" + ("" if right else f"  [{verdict.detail}]"), flush=True)
+            print(
+                f"{'ok ' if right else 'GAP'} {mode:18} {verdict.word:13} {found.name}"
+                + ("" if right else f"  [{verdict.detail}]"),
+                flush=True,
+            )
     return 1 if failed else 0
 
 

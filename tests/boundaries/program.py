@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from opentelemetry import trace
@@ -20,19 +20,30 @@ BOUNDARIES: dict[str, Boundary] = {}
 
 
 class Boundary:
-    def __init__(self, name: str, function: Callable[[Program], Any], expect: str, needs: Sequence[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        function: Callable[[Program], Any],
+        expect: str,
+        needs: Sequence[str],
+        statements: Mapping[str, int] | None,
+    ) -> None:
         self.name = name
         self.function = function
         self.expect = expect
         self.needs = tuple(needs)
+        self.statements = statements
 
 
-def boundary(name: str, *, expect: str = "connected", needs: Sequence[str] = ()) -> Callable[[Any], Any]:
+def boundary(
+    name: str, *, expect: str = "connected", needs: Sequence[str] = (), statements: Mapping[str, int] | None = None
+) -> Callable[[Any], Any]:
     """Registers a program. expect: "connected" (every `far` hangs somewhere below its `near`), "direct" (right below it),
-    "own root" (every `far` is a root), "linked". needs: server fixtures whose address the program finds in `b.address(name)`."""
+    "own root" (every `far` is a root), "linked". needs: server fixtures whose address the program finds in `b.address(name)`.
+    statements: how many statements of a database are to be seen below the `near` of each key; then no `far` is asked for."""
 
     def register(function: Any) -> Any:
-        BOUNDARIES[function.__name__] = Boundary(name, function, expect, needs)
+        BOUNDARIES[function.__name__] = Boundary(name, function, expect, needs, statements)
         return function
 
     return register
@@ -92,7 +103,10 @@ class _Exporter(SpanExporter):
                     "start": span.start_time,
                     "end": span.end_time,
                     "scope": span.instrumentation_scope.name if span.instrumentation_scope else "",
-                    "attributes": {k: v if isinstance(v, (str, int, float, bool)) else list(v) for k, v in (span.attributes or {}).items()},
+                    "attributes": {
+                        k: v if isinstance(v, (str, int, float, bool)) else list(v)
+                        for k, v in (span.attributes or {}).items()
+                    },
                     "pid": os.getpid(),
                     "thread": threading.get_native_id(),
                 }
