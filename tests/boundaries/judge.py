@@ -101,7 +101,8 @@ def statements_below(near: str, spans: Sequence[dict[str, Any]], by_id: dict[Any
     return [
         f"{span['name']} ({span['scope']})"
         for span in spans
-        if {"db.system", "db.system.name"} & span["attributes"].keys() and near in [s["name"] for s in above(span, by_id)]
+        if {"db.system", "db.system.name"} & span["attributes"].keys()
+        and near in [s["name"] for s in above(span, by_id)]
     ]
 
 
