@@ -16,7 +16,10 @@ demo: $(VENV)/.demo
 	@$(BIN)/tracefill demo $(DEMO)
 
 test: servers $(VENV)/.mysqlclient
-	@$(BIN)/python -m pytest $(PYTEST)
+	@echo "== boundary programs, two at a time"
+	@$(BIN)/python -m pytest tests/boundaries -q -n 2 $(PYTEST)
+	@echo "== everything else"
+	@$(BIN)/python -m pytest --ignore tests/boundaries $(PYTEST)
 
 servers: $(VENV)/.test
 	@echo "== servers for the tests: Kafka, RabbitMQ, PostgreSQL, MariaDB, Redis, nginx (installed where root on Debian allows)"

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import queue
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from sqlite3 import connect as connect_imported_before
 from typing import Any
-from urllib.parse import urlsplit
 
 from tests.boundaries import Program, boundary
 
@@ -35,8 +33,7 @@ cursor_made_before = opened_before.cursor()
 
 
 def shop() -> Any:
-    connection = sqlite3.connect(":memory:", check_same_thread=False)
-    return connection
+    return sqlite3.connect(":memory:", check_same_thread=False)
 
 
 @boundary("db: sqlite3 cursor.execute", statements={"": 1})

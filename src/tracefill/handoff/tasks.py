@@ -26,7 +26,9 @@ def create_task(original: Callable[..., Any]) -> Callable[..., Any]:
                 return original(self, coro, **kwargs)
         token = begin(here)
         try:
-            if _codec.generators_hold():  # the task copies the variables, and would take what is hidden in them for its own
+            if (
+                _codec.generators_hold()
+            ):  # the task copies the variables, and would take what is hidden in them for its own
                 with scope(here):
                     return original(self, coro, **kwargs)
             return original(self, coro, **kwargs)
