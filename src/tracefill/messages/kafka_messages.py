@@ -20,6 +20,8 @@ def inject_into(headers: Any) -> Any:
     if headers is None:
         headers = []
     changed = with_trace(headers)
+    if changed is headers:
+        return headers
     if isinstance(headers, dict):
         headers.clear()
         headers.update(changed)
