@@ -129,7 +129,8 @@ def debian_source(release: str) -> str:
 def main(arguments: list[str]) -> int:
     if "--free-threaded" in arguments:
         build_free_threaded()
-    wanted = [version for version in VERSIONS if version in arguments] or VERSIONS
+    usual = [version for version in VERSIONS if "--free-threaded" in arguments or not version.endswith("t")]
+    wanted = [version for version in VERSIONS if version in arguments] or usual
     found = {version: python for version in wanted if (python := find(version))}
     print(f"not here, hence not tested: {', '.join(v for v in wanted if v not in found) or 'none'}", flush=True)
     failed = 0
