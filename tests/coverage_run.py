@@ -19,6 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {"src/_codec.pyx": 90.0, "src/tracefill/carriers.py": 90.0, "src/tracefill/propagators.py": 95.0}
 TESTS = (
     "tests/codec/test_vectors.py",
+    "tests/codec/test_w3c.py",
+    "tests/handoff/test_runtime_context.py",
     "tests/test_snapshots.py",
     "tests/test_ids.py",
     "tests/test_propagators.py",
