@@ -1,6 +1,6 @@
 """How long the audit takes for millions of spans: the columns are made here, so that no reader is in the figure.
 
-    python benchmarks/audit.py [millions]
+python benchmarks/audit.py [millions]
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def main(millions: float = 2.0) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     chains = document["chains"]
     counts = ", ".join(f"{f['cause']} {f['count']}" for f in document["findings"][:5])
-    print(f"{document['input']['spans']} spans: {wall:.2f} s, {cpu:.2f} CPU s, at most {peak:.0f} MB ({before:.0f} before)")
+    print(
+        f"{document['input']['spans']} spans: {wall:.2f} s, {cpu:.2f} CPU s, at most {peak:.0f} MB ({before:.0f} before)"
+    )
     print(f"{chains['whole']} of {chains['total']} chains whole; {len(document['findings'])} findings: {counts}, ...")
 
 

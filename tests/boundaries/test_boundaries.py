@@ -27,7 +27,9 @@ def cases() -> list[object]:
 
 
 @pytest.mark.parametrize(("path", "name", "mode", "case"), cases())
-def test_the_chain_is_whole(path: str, name: str, mode: str, case: program.Boundary, request: pytest.FixtureRequest) -> None:
+def test_the_chain_is_whole(
+    path: str, name: str, mode: str, case: program.Boundary, request: pytest.FixtureRequest
+) -> None:
     addresses = {server: str(request.getfixturevalue(server).address) for server in case.needs}
     verdict = judge.run(path, name, mode, addresses)
     assert verdict.word == ("connected" if case.expect == "direct" else case.expect), verdict.detail

@@ -4,6 +4,7 @@ import sqlite3
 import sys
 from typing import Any
 
+import pytest
 from opentelemetry.instrumentation.sqlite3 import SQLite3Instrumentor
 
 from tests.data.driver_contract import DriverContract, only, seen
@@ -35,8 +36,6 @@ class TestSqlite3(DriverContract):
 
     def test_statement_of_a_text_that_is_none_fails_as_it_would_have(self, connection: Any, spans: Any) -> None:
         for wrong in (None, 17, b"select 1"):
-            try:
+            with pytest.raises(TypeError, match="str"):
                 connection.execute(wrong)
-            except TypeError as error:
-                assert "str" in str(error)
         assert len(seen(spans)) == 3

@@ -338,7 +338,7 @@ def _told(where: Where | None, cursor: Any) -> dict[str, Any]:
     named = {
         name: value.decode("utf-8", "replace") if isinstance(value, bytes) else value for name, value in told.items()
     }
-    return {name: value for name, value in named.items() if isinstance(value, (str, int)) and value != ""}
+    return {name: value for name, value in named.items() if isinstance(value, (str, int, float)) and value != ""}
 
 
 def _returned_rows(cursor: Any) -> int | None:
@@ -350,12 +350,10 @@ def _returned_rows(cursor: Any) -> int | None:
 
 
 def _failure(error: Exception) -> dict[str, str]:
-    """The database's own code where the driver tells it: `sqlstate` (psycopg, asyncpg), `pgcode`, MySQL's number."""
-    code = (
-        getattr(error, "sqlstate", None) or getattr(error, "pgcode", None) or getattr(error, "sqlite_errorname", None)
-    )
-    if code is None and error.args and type(error.args[0]) is int and len(error.args) > 1:
-        code = error.args[0]
+    """The database's own code where the driver tells it: a number first (MySQL), SQLSTATE (PostgreSQL), SQLite's name."""
+    code = error.args[0] if len(error.args) > 1 and type(error.args[0]) is int else None
+    for name in ("sqlstate", "pgcode", "sqlite_errorname"):
+        code = code or getattr(error, name, None)
     if code is None:
         return {"error.type": type(error).__qualname__}
     return {"error.type": str(code), "db.response.status_code": str(code)}

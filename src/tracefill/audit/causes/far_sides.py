@@ -16,7 +16,7 @@ from tracefill.audit.causes import Instances, instances
 from tracefill.audit.chance import chance_of
 from tracefill.audit.clocks import Clocks, Spells, offset_of_calls, offset_of_messages
 from tracefill.audit.forest import Forest
-from tracefill.audit.numbering import Array, combine, group, is_in, look_up
+from tracefill.audit.numbering import Array, combine, group, is_in, look_up, members
 from tracefill.audit.pairing import NOBODY, Fits, covered, open_at, pair_calls, pair_messages
 from tracefill.audit.targets import METHODS, Targets
 from tracefill.audit.window import Window
@@ -167,23 +167,26 @@ class Meetings:
     def _topics(self, far: Array) -> Iterator[Place]:
         """Far sides by service and topic, each with the senders to a topic that leads there."""
         senders = self._senders(of_messages=True)
-        sent_to = self.targets.topic(senders)
-        leads_to = self.targets.topics_leading_to
-        first, _, numbers = group(combine(self.forest["service"][far], self.targets.topic(far)))
-        for number, at in enumerate(first.tolist()):
-            service, topic = int(self.forest["service"][far[at]]), self.targets.topic(far[at : at + 1])
-            near = senders[is_in(sent_to, np.concatenate([topic, leads_to[int(topic[0])]]))]
-            if len(near):
-                longest = self._longest_delay(service, int(topic[0]))
-                yield Place(far[numbers == number], self._without_far_side_in(near, service), longest)
+        sent_to = dict(members(self.targets.topic(senders)))
+        topics = self.targets.topic(far)
+        for _, at in members(_pair(topics, self.forest["service"][far])):
+            service, topic = int(self.forest["service"][far[at[0]]]), int(topics[at[0]])
+            leading = {topic} | self.targets.topics_leading_to.get(topic, set())
+            near = [senders[sent_to[one]] for one in sorted(leading) if one in sent_to]
+            if near:
+                longest = self._longest_delays.get((service, topic))
+                yield Place(far[at], self._without_far_side_in(np.concatenate(near), service), longest)
 
-    def _longest_delay(self, service: int, topic: int) -> int | None:
+    @cached_property
+    def _longest_delays(self) -> dict[tuple[int, int], int]:
+        """How long messages to a service by a topic may be under way, where some are seen to arrive."""
         far, near = self.targets.kept_messages
-        ours = (self.forest["service"][far] == service) & (self.targets.topic(far) == topic)
-        if not ours.any():
-            return None
-        delays = self.clocks.start(self.forest, far[ours]) - self.clocks.start(self.forest, near[ours])
-        return DELAYS_LONGER * max(int(delays.max()), 0) + SECOND
+        delays = self.clocks.start(self.forest, far) - self.clocks.start(self.forest, near)
+        services, topics = self.forest["service"][far], self.targets.topic(far)
+        return {
+            (int(services[at[0]]), int(topics[at[0]])): DELAYS_LONGER * max(int(delays[at].max()), 0) + SECOND
+            for _, at in members(_pair(topics, services))
+        }
 
     def _pair_topic(self, place: Place) -> Array:
         forest, clocks = self.forest, self.clocks
@@ -304,9 +307,14 @@ class Meetings:
         of the same service: it may be a health check."""
         far, near = place.far[found], place.near[pairs[found]]
         services = _pair(self.forest["service"][near], self.forest["service"][far])
-        kept_far, kept_near = self.forest.crossings
-        kept = _pair(self.forest["service"][kept_near], self.forest["service"][kept_far])
-        return ~self.forest.is_called[self.forest.operation[far]] & is_in(services, kept)
+        return ~self.forest.is_called[self.forest.operation[far]] & is_in(services, self._kept_services)
+
+    @cached_property
+    def _kept_services(self) -> Array:
+        """Each service together with each that is seen to continue it."""
+        far, near = self.forest.crossings
+        pairs = _pair(self.forest["service"][near], self.forest["service"][far])
+        return pairs[group(pairs)[0]]
 
     def _align_clocks(self, place: Place, islands: Array, offset_of: Callable[[Spells, Spells], int]) -> None:
         """Sets the clocks of processes that nobody is seen calling by what began anew in them."""

@@ -1,0 +1,132 @@
+"""SQLAlchemy (1.4, 2.0 and 2.1; sync and async): one span a statement, whatever the driver.
+
+    import tracefill
+    tracefill.install(only=["sqlalchemy"])
+    with engine.connect() as connection:                # engines and connections that exist already too
+        connection.execute(text("select 1"))            # a CLIENT span "SELECT"
+
+`trace(engine)` does it for one engine alone, without install(). The first statement of a connection says in
+`db.client.connection.wait_time` how many seconds the pool took to give it. What SQLAlchemy asks of the database for itself (when
+it first connects, pings, begins and commits) is no statement of the program's. The driver's instrumentation, ours or contrib's,
+keeps quiet below; where contrib's SQLAlchemyInstrumentor has a span for the statement, that is the one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+from tracefill.data import statements
+from tracefill.spans import Tracer
+from tracefill.wrapping import Patches
+
+__all__ = ["LIBRARIES", "patch", "trace", "unpatch"]
+
+LIBRARIES = ("sqlalchemy.engine",)
+
+EngineType = TypeVar("EngineType")
+
+_tracer = Tracer("tracefill.data.sqlalchemy")
+_patches = Patches()
+_covered: set[type] = set()
+_SYSTEMS = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}
+# How long the pool took to give each connection, until its first statement has said so.
+_waited_s: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+
+
+def trace(engine: EngineType) -> EngineType:
+    """The same engine (or AsyncEngine), each of whose statements is a span from now on."""
+    sync_engine: Any = getattr(engine, "sync_engine", engine)
+    dialect = sync_engine.dialect
+    for name, make in _makers().items():
+        setattr(dialect, name, make(getattr(type(dialect), name)).__get__(dialect))
+    sync_engine.raw_connection = _waits(type(sync_engine).raw_connection).__get__(sync_engine)
+    return engine
+
+
+def patch() -> None:
+    from sqlalchemy.engine import Engine
+    from sqlalchemy.engine.default import DefaultDialect
+
+    _patches.wrap(Engine, "raw_connection", _waits)
+    _patches.wrap(DefaultDialect, "__init__", _covers)
+    _cover(DefaultDialect)
+
+
+def unpatch() -> None:
+    _patches.undo()
+    _covered.clear()
+
+
+def _makers() -> dict[str, Callable[[Any], Callable[..., Any]]]:
+    executes = dict.fromkeys(("do_execute", "do_executemany", "do_execute_no_params"), _statement)
+    return executes | dict.fromkeys(("initialize", "do_ping", "do_begin", "do_commit", "do_rollback"), _quiet)
+
+
+def _cover(dialect: type) -> None:
+    """Patches a class of dialects and those derived from it, each where it has a method of its own."""
+    if dialect not in _covered:
+        _covered.add(dialect)
+        for name, make in _makers().items():
+            if name in vars(dialect):
+                _patches.wrap(dialect, name, make)
+    for derived in dialect.__subclasses__():
+        _cover(derived)
+
+
+def _covers(original: Any) -> Callable[..., None]:
+    def __init__(self: Any, *arguments: Any, **named: Any) -> None:
+        original(self, *arguments, **named)
+        if type(self) not in _covered:  # imported since
+            for kind in type(self).__mro__[:-1]:
+                if hasattr(kind, "do_execute"):
+                    _cover(kind)
+
+    return __init__
+
+
+def _statement(original: Any) -> Callable[..., Any]:
+    def statement(self: Any, cursor: Any, sql: Any, *arguments: Any, **named: Any) -> Any:
+        context = named.get("context", arguments[-1] if arguments else None)
+        contribs = getattr(context, "_otel_span", None) is not None
+        span = None if contribs else statements.begin(_tracer, _system(self), sql, lambda _: _where(context), cursor)
+        if span is None and not contribs:
+            return original(self, cursor, sql, *arguments, **named)
+        with span or nullcontext(), statements.quiet():
+            return original(self, cursor, sql, *arguments, **named)
+
+    return statement
+
+
+def _quiet(original: Any) -> Callable[..., Any]:
+    def quiet(self: Any, *arguments: Any, **named: Any) -> Any:
+        with statements.quiet():
+            return original(self, *arguments, **named)
+
+    return quiet
+
+
+def _waits(original: Any) -> Callable[..., Any]:
+    def raw_connection(self: Any, *arguments: Any, **named: Any) -> Any:
+        begun = time.perf_counter()
+        connection = original(self, *arguments, **named)
+        _waited_s[connection] = time.perf_counter() - begun
+        return connection
+
+    return raw_connection
+
+
+def _system(dialect: Any) -> str:
+    if getattr(dialect, "is_mariadb", False):
+        return "mariadb"
+    return _SYSTEMS.get(dialect.name, dialect.name)
+
+
+def _where(context: Any) -> dict[str, Any]:
+    url = context.engine.url
+    told = {"db.namespace": url.database, "server.address": url.host, "server.port": url.port}
+    waited_s = _waited_s.pop(context._dbapi_connection, None)
+    return told if waited_s is None else {**told, "db.client.connection.wait_time": waited_s}
