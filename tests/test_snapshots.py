@@ -289,7 +289,8 @@ def test_steady_state_allocates_nothing() -> None:
 
 
 def test_a_snapshot_takes_64_bytes() -> None:
-    assert sys.getsizeof(Snapshot()) <= 64
+    # An object's head takes 16 bytes, and 32 where there is no GIL.
+    assert sys.getsizeof(Snapshot()) <= 64 - 16 + object.__basicsize__
 
 
 def test_threads_share_a_pool_without_losing_count() -> None:
