@@ -24,9 +24,7 @@ _IDENTITY = (
     "end",
 )
 _LATER_COMES_LATER = ("start", "end", "parent_id", "name", "kind", "service", "process")
-# Twins that differ in these are one span all the same; which of them stays must not depend on the order they came in.
-_TWINS_DIFFER = ("library", "destination", "peer", "thread", "database", "subject")
-_TEXTS = ("name", "service", "process", "library", "destination", "peer")
+_TEXTS = ("name", "service", "process")
 
 
 class Forest:
@@ -289,10 +287,7 @@ def _by_content(spans: Spans, ordered_keys: Array, order: Array) -> Array:
     repeated[:-1] |= repeated[1:]
     positions = np.flatnonzero(repeated)
     rows = order[positions]
-    columns = [
-        _text_ranks(spans, name, rows) if name in _TEXTS else spans[name][rows]
-        for name in (*_LATER_COMES_LATER, *_TWINS_DIFFER)
-    ]
+    columns = [_text_ranks(spans, name, rows) if name in _TEXTS else spans[name][rows] for name in _LATER_COMES_LATER]
     order[positions] = rows[np.lexsort((*columns[::-1], ordered_keys[positions]))]
     return order
 
