@@ -149,13 +149,12 @@ class _Source(Source):
 
     def _end_of(self, message: Any) -> int | None:
         """The end of the message's partition, as far as the client knows without asking the broker."""
-        from confluent_kafka import TopicPartition
-
+        if self.consumer is None:
+            return None
         try:
-            _, end = self.consumer.get_watermark_offsets(
-                TopicPartition(message.topic(), message.partition()), cached=True
-            )
-        except Exception:  # closed, or no consumer at all
+            partition = sys.modules["confluent_kafka"].TopicPartition(message.topic(), message.partition())
+            _, end = self.consumer.get_watermark_offsets(partition, cached=True)
+        except Exception:  # closed, or no longer assigned to us
             return None
         return end if end >= 0 else None
 

@@ -19,10 +19,14 @@ link to each message's sender, is made when another is started under it. Walking
 from __future__ import annotations
 
 import atexit
+import contextlib
 import dis
 import gc
+import logging
 import opcode
+import os
 import sys
+import threading
 import time
 import weakref
 from collections import deque
@@ -68,6 +72,7 @@ __all__ = [
 
 T = TypeVar("T")
 
+_logger = logging.getLogger("tracefill")
 _KEY = create_key("tracefill-handling")
 _LINGER_NS = 30 * 10**9
 
@@ -106,7 +111,11 @@ class Handling:
         make_current(made)
 
     def _start(self) -> tuple[Context, Span | None]:
-        return (self.source.start_batch if self.is_batch else self.source.start)(self.message)
+        try:
+            return (self.source.start_batch if self.is_batch else self.source.start)(self.message)
+        except Exception:  # ours; the message has to reach the program
+            _logger.debug("no span for a message of %s", type(self.source).__module__, exc_info=True)
+            return Context(), None
 
     @property
     def is_batch(self) -> bool:
@@ -133,9 +142,7 @@ class Handling:
     def close(self) -> None:
         self.closed_ns = time.time_ns()
         if self.span is not None:
-            while _lingering and _lingering[-1]() is None:
-                _lingering.pop()
-            _lingering.append(weakref.ref(self))
+            _linger(self)
 
     def end_span(self, end_time_ns: int | None = None) -> None:
         span, self.span = self.span, None
@@ -197,10 +204,36 @@ def _open(context: Context) -> Context:
 
 # ------------------------------------------------------------------------------------------------------- spans that linger
 
+# Handlings that ended, and whose context somebody may still hold: the oldest first.
 _lingering: deque[weakref.ref[Handling]] = deque()
+_lingering_lock = threading.Lock()
 _to_end: deque[tuple[Span, int]] = deque()
 _collecting = False
 _watching = False
+
+
+def _linger(handling: Handling) -> None:
+    with _lingering_lock:
+        while _lingering and _lingering[-1]() is None:
+            _lingering.pop()
+        _lingering.append(weakref.ref(handling))
+
+
+def _lingered() -> list[Handling]:
+    """Those that linger for too long."""
+    found: list[Handling] = []
+    if not _lingering:
+        return found
+    last_ns = time.time_ns() - _LINGER_NS
+    with _lingering_lock:
+        while _lingering:
+            handling = _lingering[0]()
+            if handling is not None:
+                if handling.closed_ns > last_ns:
+                    break
+                found.append(handling)
+            _lingering.popleft()
+    return found
 
 
 def _note_collection(phase: str, info: dict[str, int]) -> None:
@@ -216,29 +249,45 @@ def _settle() -> None:
         _watching = True
         gc.callbacks.append(_note_collection)
         atexit.register(_end_all)
-    while _to_end:
-        span, ended_ns = _to_end.popleft()
-        span.end(ended_ns)
-    while _lingering:
-        handling = _lingering[0]()
-        if handling is not None:
-            if handling.closed_ns + _LINGER_NS > time.time_ns():
-                return
-            handling.end_span(handling.closed_ns)
-        _lingering.popleft()
+    _end_collected()
+    for handling in _lingered():
+        handling.end_span(handling.closed_ns)
+
+
+def _end_collected() -> None:
+    with contextlib.suppress(IndexError):  # another thread was quicker
+        while _to_end:
+            span, ended_ns = _to_end.popleft()
+            span.end(ended_ns)
 
 
 def _end_all() -> None:
+    """At the end of the program: the handling that was going on, and the work that nobody waited for."""
     while (at := handled()) is not None:
         at.end()
         at.end_span()
-    for reference in _lingering:
+    for reference in tuple(_lingering):
         handling = reference()
         if handling is not None:
             handling.end_span()
-    while _to_end:
-        span, ended_ns = _to_end.popleft()
-        span.end(ended_ns)
+    _end_collected()
+
+
+def _leave_to_parent() -> None:
+    """In a forked child: the spans of the handlings that were going on are the parent's to end."""
+    global _lingering_lock
+    _lingering_lock = threading.Lock()
+    _lingering.clear()
+    _to_end.clear()
+    at = handled()
+    while at is not None:
+        at.span = None
+        found = at.before.get(_KEY)
+        at = found if isinstance(found, Handling) else None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 # ----------------------------------------------------------------------------------------------- the function that takes
@@ -279,7 +328,7 @@ class _Guard:
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> _Guard:
         if self.inner is not None:
-            self.inner = self.inner(frame, event, argument)
+            self.inner = self.inner(frame, event, argument) or self.inner
         return self
 
     def __del__(self) -> None:

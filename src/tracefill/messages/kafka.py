@@ -125,10 +125,10 @@ class _Source(Source):
         return found
 
     def _end_of(self, message: Any) -> int | None:
-        from kafka import TopicPartition
-
+        """The end of the message's partition, as far as the client knows without asking the broker."""
         try:
-            end: int | None = self.consumer.highwater(TopicPartition(message.topic, message.partition))
+            partition = sys.modules["kafka"].TopicPartition(message.topic, message.partition)
+            end: int | None = self.consumer.highwater(partition)
         except Exception:  # no longer assigned to us, or no consumer at all
             return None
         return end

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tracefill._codec import extract, inject
+from tracefill._codec import inject
 from tracefill.messages.handling import Republished
 
 __all__ = ["inject_into", "publish_attributes", "server_attributes", "with_trace"]
@@ -20,8 +20,6 @@ def inject_into(headers: Any) -> Any:
     if headers is None:
         headers = []
     changed = with_trace(headers)
-    if changed is headers:
-        return headers
     if isinstance(headers, dict):
         headers.clear()
         headers.update(changed)
@@ -44,16 +42,11 @@ def with_trace(headers: Any, republished: Republished | None = None) -> Any:
     replaced = {*fresh, "tracestate"} if "traceparent" in fresh else {*fresh}
     if isinstance(headers, dict):
         return {name: value for name, value in headers.items() if not _is_one_of(name, replaced)} | written
-    return [pair for pair in headers if not _is_one_of(pair[0], replaced)] + list(written.items())
+    return [pair for pair in headers if not (pair and _is_one_of(pair[0], replaced))] + list(written.items())
 
 
 def _is_one_of(name: Any, names: set[str]) -> bool:
     return isinstance(name, str) and name.lower() in names
-
-
-def extract_from(headers: Any) -> Any:
-    """The OpenTelemetry Context of a message's headers."""
-    return extract(headers or ())
 
 
 def publish_attributes(

@@ -36,8 +36,8 @@ from typing import Any
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Link, Span, set_span_in_context
 
-from tracefill import _codec, carriers
-from tracefill._codec import current_context, extract
+from tracefill import carriers
+from tracefill._codec import current_context, extract, with_span
 from tracefill.spans import SpanScope, Tracer, link_to
 
 __all__ = ["SPAN_KEY", "Correlation", "Source", "attempt_of", "correlation", "original_of", "sending"]
@@ -160,7 +160,7 @@ class Source(ABC):
         if not tracer.records(parent):
             return context, None
         span = tracer.start(self.span_name(destination), "consumer", parent, attributes, links)
-        return _codec.with_span(context, span), span
+        return with_span(context, span), span
 
     def _all_attributes(self, message: Any, context: Context) -> dict[str, Any]:
         found = self.attributes(message)
