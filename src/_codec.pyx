@@ -3119,6 +3119,10 @@ cdef int meet_frames() except -1:
     tf_context_file = <PyObject*>contexts
     return 0
 
+def variables_here():
+    """A weak reference to the contextvars.Context that is entered here, the same one as long as anybody holds it."""
+    return tf_new_home()
+
 def generators_hold():
     """True while any generator, running or not, has something attached that is for its own code."""
     return number_held > 0

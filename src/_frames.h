@@ -160,6 +160,9 @@ static PyObject *tf_running_one_of(PyObject *frames) {
 static inline int tf_is_home(PyObject *home) {
     return ((PyWeakReference *)home)->wr_object == PyThreadState_Get()->context;
 }
-static inline PyObject *tf_new_home(void) { return PyWeakref_NewRef(PyThreadState_Get()->context, NULL); }
+static inline PyObject *tf_new_home(void) {
+    PyObject *here = PyThreadState_Get()->context;
+    return here != NULL ? PyWeakref_NewRef(here, NULL) : Py_NewRef(Py_None);    /* nobody has set a variable here yet */
+}
 
 #endif

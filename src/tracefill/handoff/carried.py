@@ -8,7 +8,7 @@ of its own keeps that, whatever it takes: it takes a reply, or a connection out 
 from __future__ import annotations
 
 import contextvars
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -16,35 +16,43 @@ from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context
 
-from tracefill.context import current
+from tracefill import _codec
+from tracefill.context import Scope, current, scope
+from tracefill.handoff.workers import TAKES, loop_of
 from tracefill.snapshots import Snapshot, snapshot
 
-__all__ = ["NOTHING", "Carried", "begin", "bring", "brought", "forget_what_is_over", "once", "variables_with"]
+__all__ = ["NOTHING", "begin", "bring", "brought", "end", "forget_what_is_over", "once", "variables_with"]
 
 #: A context without anything in it.
 NOTHING = Context()
 
 
-class Carried(NamedTuple):
-    """A context that came along. `taken_in` is the id of the frame that took the item it came with; 0: it came with the
-    thread, task or greenlet itself."""
+class _Note(NamedTuple):
+    """What this code has its context from. Copied along with the variables, so it may be somebody else's."""
 
+    base: Context | None  # what it began with
+    taken: _Taken | None = None
+
+
+class _Taken(NamedTuple):
+    item_id: int
     context: Context
-    taken_in: int = 0
-    item: object = None
+    frame_id: int  # of the frame that took the item
+    scope: Scope
+    variables: object  # a weak reference to the contextvars.Context that this was noted in
 
 
-_carried: ContextVar[Carried | None] = ContextVar("tracefill_carried", default=None)
+_noted: ContextVar[_Note | None] = ContextVar("tracefill_carried", default=None)
 
 
-def begin(context: Context) -> contextvars.Token[Carried | None]:
-    """Notes that whatever begins here begins with this context, for it or for what copies its variables from here."""
-    return _carried.set(Carried(context))
+def begin(context: Context) -> Token[_Note | None]:
+    """Notes that whatever begins here, or copies its variables from here, begins with this context."""
+    return _noted.set(_Note(context))
 
 
-def end(token: contextvars.Token[Carried | None]) -> None:
+def end(token: Token[_Note | None]) -> None:
     """Takes the note back."""
-    _carried.reset(token)
+    _noted.reset(token)
 
 
 def variables_with(context: Context) -> contextvars.Context:
@@ -58,33 +66,57 @@ def variables_with(context: Context) -> contextvars.Context:
 def bring(context: Context, item: object, taker: FrameType) -> None:
     """Makes the context of an item that `taker` has just taken current, until the next is brought.
 
-    Nothing happens while the taker has a context of its own; nor inside the handling of another item, that is deeper in
-    the stack than where that was taken: there it takes a reply, or something that it needs.
+    Nothing happens deeper in the stack than where another item was taken that is being handled: what is taken there is a
+    reply, or something that the handling needs. Nor while the taker has a context of his own, but for a worker's loop inside
+    a span that takes an item of another trace.
     """
-    here = current()
-    if here:
-        note = _carried.get()
-        if note is None or note.context is not here or (note.taken_in and _is_inside(taker, note.taken_in)):
+    note = _noted.get()
+    taken = _taken_here(note)
+    base = note.base if note is not None else None
+    if taken is not None:
+        if not _is_current(taken.context) or _is_inside(taker, taken.frame_id):
             return
-    if here or context:
-        otel_context.attach(context)
-    _carried.set(Carried(context, id(taker), item))
+        taken.scope.__exit__(None, None, None)
+    here = current()
+    if here and here is not base and not (loop_of(taker.f_code) == TAKES and _is_of_another_trace(context)):
+        _noted.set(_Note(base))
+        return
+    opened = scope(context)
+    opened.__enter__()
+    _noted.set(_Note(base, _Taken(id(item), context, id(taker), opened, _codec.variables_here())))
+
+
+def _taken_here(note: _Note | None) -> _Taken | None:
+    """The item that is being handled here; None also where the note was copied from where one is handled."""
+    if note is None or note.taken is None or note.taken.variables is not _codec.variables_here():
+        return None
+    return note.taken
 
 
 def brought(item: object) -> Context | None:
-    """The context that came with the item, when it is the one that was taken here last."""
-    note = _carried.get()
-    return note.context if note is not None and note.taken_in and note.item is item else None
+    """The context that came with this item, if it is the one that was taken here last."""
+    note = _noted.get()
+    return note.taken.context if note is not None and note.taken is not None and note.taken.item_id == id(item) else None
 
 
 def forget_what_is_over() -> None:
-    """Whoever takes on more work when the span has ended in which he was started works for somebody else from here on."""
-    note = _carried.get()
-    if note is None or note.taken_in or not note.context or current() is not note.context:
+    """Whoever takes on more work when the span has ended that he was started in works for somebody else from here on."""
+    note = _noted.get()
+    if note is None or note.taken is not None or not note.base or current() is not note.base:
         return
-    if getattr(trace.get_current_span(note.context), "end_time", None) is not None:
+    if getattr(trace.get_current_span(note.base), "end_time", None) is not None:
         otel_context.attach(NOTHING)
-        _carried.set(None)
+        _noted.set(None)
+
+
+def _is_current(context: Context) -> bool:
+    here = current()
+    return here is context or not (here or context)
+
+
+def _is_of_another_trace(context: Context) -> bool:
+    other = trace.get_current_span(context).get_span_context()
+    return other.is_valid and other.trace_id != trace.get_current_span().get_span_context().trace_id
 
 
 def once(function: Any) -> Any:

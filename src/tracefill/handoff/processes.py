@@ -3,8 +3,9 @@
     pool.submit(work, order)            # `work` runs in the context of now, in whichever process
     Process(target=work).start()        # so does this
 
-Each job runs in the context of whoever submitted it. A worker of a pool belongs to nobody: it is started in no context, also
-where it is forked in the middle of a request. A process that is spawned switches on what is on here before its work begins.
+Each job runs in the context of whoever submitted it. A worker (of a pool, or see `workers.py`) belongs to nobody: it is started
+in no context, also where it is forked in the middle of a request. A process that is spawned switches on what is on here before
+its work begins.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import multiprocessing.process
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tracefill.context import extract, scope
+from tracefill.context import scope
+from tracefill.handoff.carried import NOTHING, begin
+from tracefill.handoff.workers import is_worker
 from tracefill.snapshots import Snapshot, bind, snapshot
 from tracefill.wrapping import Patches
 
@@ -55,7 +58,8 @@ def _start(original: Any) -> Any:
 
 
 def _is_worker(process: Any) -> bool:
-    return getattr(getattr(process, "_target", None), "__module__", None) in _OF_WORKERS
+    target = getattr(process, "_target", None)
+    return getattr(target, "__module__", None) in _OF_WORKERS or is_worker(process.run) or is_worker(target)
 
 
 def _bootstrap(original: Any) -> Any:
@@ -63,7 +67,9 @@ def _bootstrap(original: Any) -> Any:
         if _CARRIED not in vars(self):
             return original(self, *args, **kwargs)
         here: Snapshot | None = vars(self).pop(_CARRIED)[0]
-        with scope(here.to_context() if here is not None else extract({})):
+        context = here.to_context() if here is not None else NOTHING
+        begin(context)
+        with scope(context):
             return original(self, *args, **kwargs)
 
     return _bootstrap

@@ -42,6 +42,7 @@ _NO_WORK = (
     "critical debug error exception info log print warning write "
 )
 _ENDLESS = frozenset(("count", "cycle", "repeat"))
+_OURS = os.path.dirname(os.path.dirname(__file__))
 _LIBRARIES = tuple(path for path in map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")) if path)
 
 
@@ -134,7 +135,7 @@ def is_library(code: CodeType) -> bool:
 
 @functools.lru_cache(4096)
 def _is_library(filename: str) -> bool:
-    return filename.startswith((*_LIBRARIES, "<frozen")) or "-packages/" in filename.replace(os.sep, "/")
+    return filename.startswith((*_LIBRARIES, _OURS, "<frozen")) or "-packages/" in filename.replace(os.sep, "/")
 
 
 # ------------------------------------------------------------------------------------------------------- reading the code

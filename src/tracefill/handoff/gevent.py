@@ -1,0 +1,63 @@
+"""gevent: a greenlet runs in the context in which it was started, at once or later, alone or by a pool.
+
+    import tracefill
+    tracefill.install(only=["gevent"])
+    gevent.spawn(work)                      # `work` sees the span of now
+    gevent.get_hub().threadpool.spawn(work) # so does this, in a thread
+
+gevent 20.9 and later, monkey-patched or not. A greenlet that is a worker (see workers.py) carries nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tracefill.context import current
+from tracefill.handoff.carried import variables_with
+from tracefill.handoff.workers import is_worker
+from tracefill.snapshots import bind
+from tracefill.wrapping import Patches
+
+LIBRARIES = ("gevent",)
+
+_patches = Patches()
+
+
+def _spawned(greenlet: Any) -> None:
+    here = current()
+    if here and not is_worker(greenlet._run):
+        greenlet.gr_context = variables_with(here)
+
+
+def _spawn_in_thread(original: Callable[..., Any]) -> Callable[..., Any]:
+    def spawn(self: Any, func: Any, *args: Any, **kwargs: Any) -> Any:
+        return original(self, bind(func) if callable(func) else func, *args, **kwargs)
+
+    return spawn
+
+
+def _spawn_raw(original: Callable[..., Any]) -> Callable[..., Any]:
+    def spawn_raw(function: Any, *args: Any, **kwargs: Any) -> Any:
+        here = current()
+        carried = here and callable(function) and not is_worker(function)
+        return original(bind(function) if carried else function, *args, **kwargs)
+
+    return spawn_raw
+
+
+def patch() -> None:
+    import gevent.hub
+    import gevent.threadpool
+
+    gevent.Greenlet.add_spawn_callback(_spawned)
+    _patches.wrap(gevent.threadpool.ThreadPool, "spawn", _spawn_in_thread)
+    for module in (gevent, gevent.hub):
+        _patches.wrap(module, "spawn_raw", _spawn_raw)
+
+
+def unpatch() -> None:
+    import gevent
+
+    gevent.Greenlet.remove_spawn_callback(_spawned)
+    _patches.undo()
