@@ -76,7 +76,7 @@ def audit(
         "window": _window(window, chains),
         "chains": chains.numbers(),
         "findings": report.findings(),
-        "edges": report.edges(),
+        "edges": report.edges,
         "by_layer": report.by("layer"),
         "by_library": report.by("library"),
         "by_destination": report.by("destination"),
@@ -277,6 +277,7 @@ class Report:
             edge[0] += kept * count
             edge[1] += count
 
+    @cached_property
     def edges(self) -> list[dict[str, Any]]:
         """The edges, those that lost most first."""
         ordered = sorted(self._edges.items(), key=lambda edge: (edge[1][0] - edge[1][1], -edge[1][1], edge[0]))
@@ -288,7 +289,7 @@ class Report:
     def by(self, part: str) -> list[dict[str, Any]]:
         """The edges summed up by layer, by library, or (those of messages) by destination."""
         sums: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-        for edge in self.edges():
+        for edge in self.edges:
             name = edge["via" if part == "destination" else part]
             if part != "destination" or edge["layer"] == LAYERS[MESSAGES]:
                 sums[name][0] += edge["kept"]

@@ -36,7 +36,7 @@ def chance_of(hits: int, tries: int, share: float) -> float:
 def is_steady(places: Array, length: int) -> bool:
     """Whether these places (sorted numbers in 0..length) lie evenly over the whole, or are a burst.
 
-    Kuiper's test at 1 %: the largest deviation from an even spread to either side.
+    Kuiper's test at 1/4 %: the largest deviation from an even spread to either side.
 
     >>> is_steady(np.arange(0, 100, 4), 100), is_steady(np.arange(40, 65), 100)
     (True, False)
@@ -45,4 +45,4 @@ def is_steady(places: Array, length: int) -> bool:
     even = (places + 0.5) / length
     steps = np.arange(count + 1) / count
     deviation = (steps[1:] - even).max() + (even - steps[:-1]).max()
-    return bool(deviation * (sqrt(count) + 0.155 + 0.24 / sqrt(count)) < 2.0)
+    return bool(deviation * (sqrt(count) + 0.155 + 0.24 / sqrt(count)) < 2.2)

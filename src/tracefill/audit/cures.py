@@ -8,14 +8,13 @@ import re
 _MODULES = {
     "kafka_python": "kafka",
     "confluent_kafka": "confluent",
-    "aiohttp_client": "aiohttp",
-    "aiohttp_server": "aiohttp",
+    "aiohttp_server": "aiohttp_web",
     "asgiref": "asgi",
 }
 _NAMES = """
-    aio_pika aiohttp aiokafka aiosqlite apscheduler arq asgi asyncpg celery confluent dbapi django dramatiq fastapi
-    flask grpc httpx huey kafka kombu mysqlclient pika psycopg psycopg2 pycurl pymysql redis requests rq schedule
-    sqlalchemy sqlite3 starlette threads urllib urllib3 wsgi
+    aio_pika aiohttp_client aiohttp_web aiokafka aiosqlite apscheduler arq asgi asyncpg celery confluent dbapi django
+    dramatiq fastapi flask grpc httpx huey kafka kombu mysqlclient pika psycopg psycopg2 pycurl pymysql redis requests
+    rq schedule sqlalchemy sqlite3 starlette threads urllib urllib3 wsgi
 """
 _KNOWN = frozenset(_NAMES.split())
 

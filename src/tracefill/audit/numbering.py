@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,16 @@ def group(keys: Array) -> tuple[Array, Array, Array]:
     """For each distinct key the position of a row that has it and how many do; for each row the number of its key."""
     _, first, numbers, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
     return first, counts, numbers
+
+
+def members(keys: Array) -> Iterator[tuple[int, Array]]:
+    """Each distinct key with the positions of the rows that have it."""
+    order = np.argsort(keys, kind="stable")
+    ends = np.flatnonzero(np.diff(keys[order], append=keys[order[-1:]] + 1)) + 1
+    begin = 0
+    for end in ends.tolist():
+        yield int(keys[order[begin]]), order[begin:end]
+        begin = end
 
 
 def look_up(sorted_keys: Array, wanted: Array) -> Array:

@@ -35,7 +35,8 @@ def pair_calls(
     columns = (near[0][useful], near[1][useful], near_key[useful], useful)
     waiting = deque(zip(*(column.tolist() for column in columns), strict=True))
     open_by_key: dict[object, list[tuple[int, int]]] = defaultdict(list)
-    order = np.lexsort((far[1], far[0]))
+    order = np.flatnonzero(open_at(near, far[0]))
+    order = order[np.lexsort((far[1][order], far[0][order]))]
     columns = (order, far[0][order], far[1][order], far_key[order])
     for at, start, end, key in zip(*(column.tolist() for column in columns), strict=True):
         while waiting and waiting[0][0] <= start:

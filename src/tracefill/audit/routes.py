@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tracefill.audit.forest import Forest
-from tracefill.audit.numbering import Array, combine, group, is_in
+from tracefill.audit.numbering import Array, combine, group, is_in, members
 from tracefill.audit.spans import CLIENT, CONSUMER, SERVER
 from tracefill.audit.targets import Targets
 
@@ -100,9 +100,8 @@ class Atlas:
         operations = self.forest.operation[far]
         callers = self.forest["service"][far].copy()
         begun_here = self.forest["parent_id"][far] == 0
-        for operation in np.unique(operations):
-            ours = np.flatnonzero(operations == operation)
-            usual = self._callers_of.get(int(operation), [])
+        for operation, ours in members(operations):
+            usual = self._callers_of.get(operation, [])
             if usual:
                 callers[ours[~begun_here[ours]]] = usual[0]
             for service in reversed(usual):
@@ -126,8 +125,8 @@ class Atlas:
         first, counts, _ = group(combine(operation, caller))
         callers: dict[int, list[int]] = {}
         texts = forest.spans.strings
-        rows = sorted(zip((-counts).tolist(), caller[first].tolist(), operation[first].tolist(), strict=True))
-        for _, service, number in sorted(rows, key=lambda row: (row[0], texts[row[1]])):
+        rows = zip(counts.tolist(), caller[first].tolist(), operation[first].tolist(), strict=True)
+        for _, service, number in sorted(rows, key=lambda row: (-row[0], texts[row[1]])):
             callers.setdefault(number, []).append(service)
         return callers
 
@@ -180,7 +179,6 @@ class Atlas:
     def are_in_trace(self, far: Array, services: Array) -> Array:
         """Whether each of the services has a span, other than the far one, in the trace of the far row."""
         seen = np.zeros(len(far), bool)
-        for service in np.unique(services).tolist():
-            ours = np.flatnonzero(services == service)
+        for service, ours in members(services):
             seen[ours] = self._is_in_trace(far[ours], service)
         return seen

@@ -17,6 +17,7 @@ METHODS = frozenset({"get", "post", "put", "patch", "delete", "head", "options",
 _VAGUE_NAMES = METHODS | {"http", ""}
 _VAGUE_SUBJECTS = np.array([0, zlib.crc32(b"/")], np.uint32)
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
+_PUBLIC = re.compile(r"(^|\.)(com|org|net|io|dev|app|co|ai|cloud|eu)(\.[a-z]{2})?$")
 _MESSAGE_VERBS = re.compile(
     r"\b(send|sends|sent|publish|create|produce|receive|process|consume|poll|deliver|settle|ack|subscribe)\b|^(apply_async|run)/"
 )
@@ -67,15 +68,11 @@ class Targets:
         return far[messages], near[messages]
 
     @cached_property
-    def topics_leading_to(self) -> dict[int, Array]:
+    def topics_leading_to(self) -> dict[int, set[int]]:
         """For each topic of a far side, those of the near sides seen to reach it: an exchange is called otherwise than
         its queues."""
         far, near = self.kept_messages
-        topics: dict[int, Array] = defaultdict(lambda: np.empty(0, np.int64))
-        far_topic, near_topic = self.topic(far), self.topic(near)
-        for topic in np.unique(far_topic).tolist():
-            topics[topic] = np.unique(near_topic[far_topic == topic])
-        return topics
+        return _sets(self.topic(far), self.topic(near))
 
     @cached_property
     def _services_by_topic(self) -> dict[int, set[int]]:
@@ -91,7 +88,7 @@ class Targets:
         peer = forest["peer"][client]
         leads_here = is_in(peer, np.array([one for one, to in self._peers.items() if service in to], np.int32))
         known = is_in(peer, np.fromiter(self._peers, np.int32, len(self._peers)))
-        same_address = (peer != 0) & is_in(peer, forest["peer"][server]) & ~self._is_local(peer)
+        same_address = (peer != 0) & is_in(peer, forest["peer"][server]) & ~self._is_local[peer]
         return np.asarray(leads_here | (~known & (same_address | self._same_operation(client, server))))
 
     @cached_property
@@ -107,23 +104,24 @@ class Targets:
 
     @cached_property
     def _peers_by_name(self) -> dict[int, set[int]]:
-        """Peers that are called like a service: the whole name, or the first label of a host name."""
+        """Peers that are called like a service: the whole name, or the first label of a host name that is no public
+        one (payments.stripe.com is not our service payments)."""
         strings = self.forest.spans.strings
         used = np.bincount(self.forest["service"], minlength=len(strings))
         services = {_plain(strings[number]): number for number in np.flatnonzero(used).tolist()}
         named = {}
         for number in np.unique(self.forest["peer"][self.forest.senders]).tolist():
-            host = _plain(strings[number])
-            service = services.get(host, services.get(host.partition(".")[0]))
+            host = strings[number].lower()
+            label, _, domain = host.partition(".")
+            service = services.get(_plain(host), None if _PUBLIC.search(domain) else services.get(_plain(label)))
             if number and service is not None:
                 named[number] = {service}
         return named
 
-    def _is_local(self, peer: Array) -> Array:
-        strings = self.forest.spans.strings
-        return is_in(
-            peer, np.array([number for number in np.unique(peer).tolist() if strings[number] in _LOCAL], np.int32)
-        )
+    @cached_property
+    def _is_local(self) -> Array:
+        """For each string, whether it is a name that every machine has for itself."""
+        return np.array([text in _LOCAL for text in self.forest.spans.strings], bool)
 
     def _same_operation(self, client: Array, server: Array) -> Array:
         """Whether a CLIENT's name or subject is that of one of the SERVER spans, and no mere method or `/`."""
@@ -145,4 +143,4 @@ def _sets(keys: Array, values: Array) -> dict[int, set[int]]:
 
 
 def _plain(name: str) -> str:
-    return name.lower().replace("_", "-")
+    return name.lower().replace("_", "-").removesuffix("-service").removesuffix("-svc")

@@ -16,7 +16,7 @@ from tracefill.audit.causes import Instances, instances
 from tracefill.audit.chance import chance_of
 from tracefill.audit.clocks import Clocks, Spells, offset_of_calls, offset_of_messages
 from tracefill.audit.forest import Forest
-from tracefill.audit.numbering import Array, combine, group, is_in, look_up
+from tracefill.audit.numbering import Array, combine, group, is_in, look_up, members
 from tracefill.audit.pairing import NOBODY, Fits, covered, open_at, pair_calls, pair_messages
 from tracefill.audit.targets import METHODS, Targets
 from tracefill.audit.window import Window
@@ -167,23 +167,26 @@ class Meetings:
     def _topics(self, far: Array) -> Iterator[Place]:
         """Far sides by service and topic, each with the senders to a topic that leads there."""
         senders = self._senders(of_messages=True)
-        sent_to = self.targets.topic(senders)
-        leads_to = self.targets.topics_leading_to
-        first, _, numbers = group(combine(self.forest["service"][far], self.targets.topic(far)))
-        for number, at in enumerate(first.tolist()):
-            service, topic = int(self.forest["service"][far[at]]), self.targets.topic(far[at : at + 1])
-            near = senders[is_in(sent_to, np.concatenate([topic, leads_to[int(topic[0])]]))]
-            if len(near):
-                longest = self._longest_delay(service, int(topic[0]))
-                yield Place(far[numbers == number], self._without_far_side_in(near, service), longest)
+        sent_to = dict(members(self.targets.topic(senders)))
+        topics = self.targets.topic(far)
+        for _, at in members(_pair(topics, self.forest["service"][far])):
+            service, topic = int(self.forest["service"][far[at[0]]]), int(topics[at[0]])
+            leading = {topic} | self.targets.topics_leading_to.get(topic, set())
+            near = [senders[sent_to[one]] for one in sorted(leading) if one in sent_to]
+            if near:
+                longest = self._longest_delays.get((service, topic))
+                yield Place(far[at], self._without_far_side_in(np.concatenate(near), service), longest)
 
-    def _longest_delay(self, service: int, topic: int) -> int | None:
+    @cached_property
+    def _longest_delays(self) -> dict[tuple[int, int], int]:
+        """How long messages to a service by a topic may be under way, where some are seen to arrive."""
         far, near = self.targets.kept_messages
-        ours = (self.forest["service"][far] == service) & (self.targets.topic(far) == topic)
-        if not ours.any():
-            return None
-        delays = self.clocks.start(self.forest, far[ours]) - self.clocks.start(self.forest, near[ours])
-        return DELAYS_LONGER * max(int(delays.max()), 0) + SECOND
+        delays = self.clocks.start(self.forest, far) - self.clocks.start(self.forest, near)
+        services, topics = self.forest["service"][far], self.targets.topic(far)
+        return {
+            (int(services[at[0]]), int(topics[at[0]])): DELAYS_LONGER * max(int(delays[at].max()), 0) + SECOND
+            for _, at in members(_pair(topics, services))
+        }
 
     def _pair_topic(self, place: Place) -> Array:
         forest, clocks = self.forest, self.clocks
@@ -191,7 +194,7 @@ class Meetings:
         longest = (place.longest_ns or self.window.end - self.window.start) + SENDERS_DIFFER_NS
         pairs = np.full(len(place.far), NOBODY)
         for near_key, far_key in ((forest["subject"][place.near], forest["subject"][place.far]), _no_keys(place)):
-            free_far, free_near = _free(pairs, len(place.near), near_key, far_key)
+            free_far, free_near = _free(pairs, near_key, far_key)
             found = pair_messages(sent[free_near], received[free_far], near_key[free_near], far_key[free_far], longest)
             pairs[free_far[found >= 0]] = free_near[found[found >= 0]]
         if place.longest_ns is not None:
@@ -233,13 +236,15 @@ class Meetings:
         found = np.flatnonzero(pairs >= 0)
         _, _, caller = group(self._caller(place.near))
         _, _, operation = group(self.forest.operation[place.far])
-        alone = found[open_at(near, far[0][found]) == 1]
-        met = np.zeros((caller.max(initial=0) + 1, operation.max(initial=0) + 1), np.int64)
-        np.add.at(met, (caller[pairs[alone]], operation[alone]), 1)
-        known = met > MISTAKEN * met.sum(axis=0)
-        if known[caller[pairs[found]], operation[found]].all():
+        met = _pair(caller[pairs[found]], operation[found])
+        alone = open_at(near, far[0][found]) == 1
+        first, counts, _ = group(met[alone])
+        of_operation = np.bincount(operation[found][alone], minlength=1)[met[alone][first] & 0xFFFFFFFF]
+        usual = met[alone][first][counts > MISTAKEN * of_operation]
+        if is_in(met, usual).all():
             return pairs
-        return self._sweep(place, near, far, lambda one, other: bool(known[caller[one], operation[other]]))
+        known = set(usual.tolist())
+        return self._sweep(place, near, far, lambda one, other: int(caller[one]) << 32 | int(operation[other]) in known)
 
     def _caller(self, near: Array) -> Array:
         """Who calls: a number of all that a CLIENT always says alike."""
@@ -262,7 +267,7 @@ class Meetings:
     @staticmethod
     def _add_pairs(pairs: Array, near: Spells, far: Spells, near_key: Array, far_key: Array, fits: Fits | None) -> None:
         """Pairs what is free yet, and has a key."""
-        free_far, free_near = _free(pairs, len(near[0]), near_key, far_key)
+        free_far, free_near = _free(pairs, near_key, far_key)
         if not len(free_far) or not len(free_near):
             return
         found = pair_calls(
@@ -304,9 +309,14 @@ class Meetings:
         of the same service: it may be a health check."""
         far, near = place.far[found], place.near[pairs[found]]
         services = _pair(self.forest["service"][near], self.forest["service"][far])
-        kept_far, kept_near = self.forest.crossings
-        kept = _pair(self.forest["service"][kept_near], self.forest["service"][kept_far])
-        return ~self.forest.is_called[self.forest.operation[far]] & is_in(services, kept)
+        return ~self.forest.is_called[self.forest.operation[far]] & is_in(services, self._kept_services)
+
+    @cached_property
+    def _kept_services(self) -> Array:
+        """Each service together with each that is seen to continue it."""
+        far, near = self.forest.crossings
+        pairs = _pair(self.forest["service"][near], self.forest["service"][far])
+        return pairs[group(pairs)[0]]
 
     def _align_clocks(self, place: Place, islands: Array, offset_of: Callable[[Spells, Spells], int]) -> None:
         """Sets the clocks of processes that nobody is seen calling by what began anew in them."""
@@ -336,7 +346,7 @@ def _no_keys(place: Place) -> tuple[Array, Array]:
     return np.ones(len(place.near), np.int64), np.ones(len(place.far), np.int64)
 
 
-def _free(pairs: Array, near_count: int, near_key: Array, far_key: Array) -> tuple[Array, Array]:
+def _free(pairs: Array, near_key: Array, far_key: Array) -> tuple[Array, Array]:
     """Numbers of the far and near sides that are not paired yet, and have a key."""
     free_near = near_key != 0
     free_near[pairs[pairs >= 0]] = False

@@ -7,15 +7,18 @@ requests nothing can be said about chance: there the bare definition holds.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
 from tracefill.audit.causes import ROUNDING_NS, Instances, instances
 from tracefill.audit.chance import chance_of
 from tracefill.audit.forest import Forest
-from tracefill.audit.numbering import Array, combine, dense, group, is_in, look_up
+from tracefill.audit.numbering import Array, combine, dense, group, is_in, look_up, members
 from tracefill.audit.pairing import covered, pair_calls, pair_messages
 from tracefill.audit.spans import CONSUMER
 
@@ -23,6 +26,7 @@ NEARLY_ALWAYS = 0.9
 CHANCE = 0.01
 A_HANDFUL = 30
 FEW_ARE_AT_HOME = 3
+HOMES = 20
 RIGHT_AFTER_NS = (10_000_000, 100_000_000, 1_000_000_000)
 LITERALLY_RIGHT_AFTER_NS = 100_000_000
 ROUNDS = 3  # a loop body may begin several roots, one after the other
@@ -58,25 +62,35 @@ class Names:
     """Roots by what they are called: the same service and span name."""
 
     def __init__(self, forest: Forest, rows: Array) -> None:
-        self.rows = rows
+        self._forest, self.rows = forest, rows
         self.first, self.counts, self.number = group(forest.label(rows))
-        self.is_child_elsewhere, self.children = self._elsewhere(forest)
+        self.children = self._elsewhere(forest)
         self.have_few_requests = self._busiest(forest) < A_HANDFUL
 
     def __len__(self) -> int:
         return len(self.first)
 
-    def _elsewhere(self, forest: Forest) -> tuple[Array, Array]:
-        """Whether each name is a child within its process elsewhere; and the rows of all such children."""
+    def _elsewhere(self, forest: Forest) -> Array:
+        """All rows of these names that are children within their process."""
         like = forest.named_like(self.rows[self.first])
         parent = forest.parent[like]
-        children = like[(parent >= 0) & (forest["process"][like] == forest["process"][parent])]
-        return is_in(forest.label(self.rows[self.first]), forest.label(children)), children
+        return np.asarray(like[(parent >= 0) & (forest["process"][like] == forest["process"][parent])])
 
-    def requests_served(self, forest: Forest, number: int) -> Array:
+    def requests_served(self, number: int) -> Array:
         """The requests that have a child of this name: its context was handed on, they miss none."""
-        ours = forest.label(self.children) == forest.label(self.rows[self.first[number : number + 1]])
-        return _request_above(forest, self.children[ours])
+        return self._served.get(number, np.empty(0, np.int64))
+
+    @cached_property
+    def _served(self) -> dict[int, Array]:
+        above = _request_above(self._forest, self.children)
+        return {number: above[at] for number, at in members(self.number_of_child)}
+
+    @cached_property
+    def number_of_child(self) -> Array:
+        """The number of the name of each child."""
+        labels = self._forest.label(self.rows[self.first])
+        order = np.argsort(labels)
+        return np.asarray(order[look_up(labels[order], self._forest.label(self.children))])
 
     def _busiest(self, forest: Forest) -> Array:
         """For each name, how many requests the busiest of its processes has seen."""
@@ -84,13 +98,6 @@ class Names:
         busiest = np.zeros(len(self), np.int64)
         np.maximum.at(busiest, self.number, requests[forest["process"][self.rows]])
         return busiest
-
-    def are_suspicious(self, number: int, hits: int, tries: int, chance: float) -> bool:
-        """Whether so many hits of the name's roots are what the contract asks for, and no coincidence."""
-        telling = bool(self.have_few_requests[number]) or chance < CHANCE
-        if self.is_child_elsewhere[number]:
-            return telling or hits == tries
-        return telling and hits >= NEARLY_ALWAYS * tries
 
 
 @dataclass
@@ -152,6 +159,9 @@ class Lanes:
             [np.empty(0, np.int64), *(np.arange(*limits) for limits in zip(begins, ends, strict=True))]
         )
 
+    def rows_of(self, lanes: Array) -> Array:
+        return np.asarray(self.rows[self.within(lanes)])
+
     def share_of_time(self, lane: int, whole: tuple[int, int]) -> float:
         """The share of the time that the lane's spells cover."""
         ours = slice(*np.searchsorted(self.lane, [lane, lane + 1]))
@@ -162,42 +172,36 @@ class Lanes:
 
 
 def _inside_requests(forest: Forest, names: Names) -> Suspicion:
-    requests = Requests(forest, names.rows)
-    is_open = requests.by_process.is_open(requests.process_of(names.rows), forest["start"][names.rows])
-    hits = np.bincount(names.number[is_open], minlength=len(names))
-    shares = _mean(requests.share_of_time(names.rows), names)
-    accused, chance, home = np.zeros(len(names), bool), np.ones(len(names)), np.full(len(names), NOBODY)
-    for number in np.flatnonzero(hits).tolist():
-        tries = int(names.counts[number])
-        chance[number] = chance_of(int(hits[number]), tries, shares[number])
-        accused[number] = names.are_suspicious(number, int(hits[number]), tries, chance[number])
-        if hits[number] >= max(NEARLY_ALWAYS * tries, FEW_ARE_AT_HOME) and not names.is_child_elsewhere[number]:
-            home[number], likelihood = requests.home_of(names.rows[names.number == number])
-            chance[number] = min(chance[number], likelihood)
-            accused[number] |= home[number] >= 0
-    home = np.where(names.is_child_elsewhere, requests.homes_of_children(names), home)
-    near = np.full(len(names.rows), NOBODY)
-    for number in np.flatnonzero(accused).tolist():
-        lost = np.flatnonzero((names.number == number) & is_open)
-        near[lost] = requests.near_of(names.rows[lost], int(home[number]), names.requests_served(forest, number))
-    return Suspicion(near, chance[names.number])
+    requests = Requests(forest, names)
+    near, chance = np.full(len(names.rows), NOBODY), np.ones(len(names.rows))
+    for number, ours in members(names.number):
+        verdict = requests.judge(number, ours)
+        if verdict.is_accused:
+            chance[ours] = verdict.chance
+            lost = ours[requests.is_open[ours]]
+            near[lost] = requests.near_of(names.rows[lost], verdict.home, names.requests_served(number))
+    return Suspicion(near, chance)
 
 
-def _mean(values: Array, names: Names) -> Array:
-    return np.asarray(np.bincount(names.number, values, minlength=len(names)) / names.counts)
+class Verdict(NamedTuple):
+    """On the roots of one name: the chance of their being inside requests, and the operation they are at home in."""
+
+    is_accused: bool
+    chance: float
+    home: int = NOBODY
 
 
 class Requests:
     """The SERVER and CONSUMER spans of the processes that have suspicious roots."""
 
-    def __init__(self, forest: Forest, roots: Array) -> None:
-        self.forest = forest
-        self._number, processes = dense(forest["process"][roots], len(forest.spans.strings))
+    def __init__(self, forest: Forest, names: Names) -> None:
+        self.forest, self.names = forest, names
+        _, processes = dense(forest["process"][names.rows], len(forest.spans.strings))
         self._number_of = np.full(len(forest.spans.strings), NOBODY)
         self._number_of[processes] = np.arange(len(processes))
         rows = np.flatnonzero(forest.is_far_kind)
         rows = rows[self._number_of[forest["process"][rows]] >= 0]
-        self.rows, self.operations = rows, int(forest.operation.max(initial=0)) + 1
+        self.rows, self._operations = rows, int(forest.operation.max(initial=0)) + 1
         spells = forest["start"][rows], forest["end"][rows]
         self.by_process = Lanes(rows, self.process_of(rows), *spells)
         self.by_operation = Lanes(rows, self._lane(rows, forest.operation[rows]), *spells)
@@ -206,47 +210,87 @@ class Requests:
     def process_of(self, rows: Array) -> Array:
         return np.asarray(self._number_of[self.forest["process"][rows]])
 
-    def _lane(self, rows: Array, operation: Array) -> Array:
-        return np.asarray(self.process_of(rows) * self.operations + operation)
+    def _lane(self, rows: Array, operation: Array | int) -> Array:
+        return np.asarray(self.process_of(rows) * self._operations + operation)
 
-    def share_of_time(self, roots: Array) -> Array:
-        """For each root, how much of its process's life a request is open."""
-        shares = [self.by_process.share_of_time(number, life) for number, life in enumerate(self._lives)]
-        return np.array(shares)[self.process_of(roots)]
+    # --- who is accused ---
 
-    def home_of(self, roots: Array) -> tuple[int, float]:
+    @cached_property
+    def is_open(self) -> Array:
+        """For each root, whether it begins while a request is open in its process."""
+        roots = self.names.rows
+        return self.by_process.is_open(self.process_of(roots), self.forest["start"][roots])
+
+    def judge(self, number: int, ours: Array) -> Verdict:
+        """Whether the roots of a name are inside requests as the contract asks for, and by no coincidence: nearly
+        always; or all of them, or more than by chance, inside of those where the name is a child elsewhere."""
+        roots, hits, tries = self.names.rows[ours], int(self.is_open[ours].sum()), len(ours)
+        if not hits:
+            return Verdict(False, 1.0)
+        few = bool(self.names.have_few_requests[number])
+        nearly_always = hits >= NEARLY_ALWAYS * tries
+        chance = chance_of(hits, tries, float(self._busy[self.process_of(roots)].mean()))
+        homes = self._homes.get(number, [])
+        if homes:
+            at_home, chance_there = self._at_home(roots, homes)
+            accused = few or at_home == tries or chance_there < CHANCE or (nearly_always and chance < CHANCE)
+            return Verdict(accused, min(chance, chance_there), homes[0])
+        home, chance_there = self._home_of(roots) if nearly_always and tries >= FEW_ARE_AT_HOME else (NOBODY, 1.0)
+        accused = nearly_always and (few or chance < CHANCE or home != NOBODY)
+        return Verdict(accused, min(chance, chance_there), home)
+
+    @cached_property
+    def _busy(self) -> Array:
+        """For each process, the share of its life in which a request is open."""
+        return np.array([self.by_process.share_of_time(number, life) for number, life in enumerate(self._lives)])
+
+    def _share(self, roots: Array, lane: Array) -> float:
+        """How much of its process's life the operation of each root's lane is open, on average."""
+        first, counts, _ = group(lane)
+        lives = [self._lives[process] for process in self.process_of(roots[first]).tolist()]
+        lanes = zip(lane[first].tolist(), lives, strict=True)
+        return float(np.average([self.by_operation.share_of_time(*one) for one in lanes], weights=counts))
+
+    def _at_home(self, roots: Array, homes: list[int]) -> tuple[int, float]:
+        """How many roots are inside a request of one of these operations, and the chance of it."""
+        start = self.forest["start"][roots]
+        is_open, share = np.zeros(len(roots), bool), 0.0
+        for operation in homes[:HOMES]:
+            lane = self._lane(roots, operation)
+            is_open |= self.by_operation.is_open(lane, start)
+            share += self._share(roots, lane)
+        hits = int(is_open.sum())
+        return hits, chance_of(hits, len(roots), min(share, 1.0))
+
+    @cached_property
+    def _homes(self) -> dict[int, list[int]]:
+        """For each name that is a child elsewhere, the operations under which it is, the most frequent first."""
+        forest, names = self.forest, self.names
+        operation = forest.operation[_request_above(forest, names.children)]
+        found = np.flatnonzero(operation >= 0)
+        number = names.number_of_child[found]
+        first, counts, _ = group(combine(number, operation[found]))
+        homes: dict[int, list[int]] = defaultdict(list)
+        for at in first[np.lexsort((operation[found[first]], -counts))].tolist():
+            homes[int(number[at])].append(int(operation[found[at]]))
+        return homes
+
+    def _home_of(self, roots: Array) -> tuple[int, float]:
         """The operation that is open at nearly all of these roots, if that is no coincidence; and the chance of it.
 
         In a busy process some request is always open, but one operation seldom is."""
         forest = self.forest
-        processes, counts = np.unique(self.process_of(roots), return_counts=True)
-        in_process = self.rows[is_in(self.process_of(self.rows), processes)]
-        operations = np.unique(forest.operation[in_process])
+        operations = np.unique(forest.operation[self.by_process.rows_of(np.unique(self.process_of(roots)))])
         best, least = NOBODY, CHANCE / len(operations)
         for operation in operations.tolist():
-            lanes = self._lane(roots, np.full(len(roots), operation))
-            hits = int(self.by_operation.is_open(lanes, forest["start"][roots]).sum())
-            if hits < NEARLY_ALWAYS * len(roots):
-                continue
-            shares = [
-                self.by_operation.share_of_time(p * self.operations + operation, self._lives[p]) for p in processes
-            ]
-            chance = chance_of(hits, len(roots), float(np.average(shares, weights=counts)))
-            if chance < least:
-                best, least = operation, chance
-        return best, least
+            lane = self._lane(roots, operation)
+            hits = int(self.by_operation.is_open(lane, forest["start"][roots]).sum())
+            if hits >= NEARLY_ALWAYS * len(roots):
+                chance = chance_of(hits, len(roots), self._share(roots, lane))
+                best, least = (operation, chance) if chance < least else (best, least)
+        return best, least if best != NOBODY else 1.0
 
-    def homes_of_children(self, names: Names) -> Array:
-        """For each name, the operation under which it is a child most often elsewhere; -1 where it is not."""
-        forest = self.forest
-        operation = forest.operation[_request_above(forest, names.children)]
-        found = np.flatnonzero(operation >= 0)
-        number = _numbers_of(forest.label(names.children[found]), forest.label(names.rows[names.first]))
-        first, counts, _ = group(combine(number, operation[found]))
-        homes = np.full(len(names), NOBODY)
-        for at in first[np.argsort(counts, kind="stable")]:
-            homes[number[at]] = operation[found[at]]
-        return homes
+    # --- where they belong ---
 
     def near_of(self, roots: Array, home: int, served: Array) -> Array:
         """The open request that each root of one name should hang on: of the operation where the name is at home, one
@@ -255,7 +299,7 @@ class Requests:
         process = self.process_of(roots)
         near = np.full(len(roots), NOBODY)
         if home >= 0:
-            lane = self._lane(roots, np.full(len(roots), home))
+            lane = self._lane(roots, home)
             near = self._one_each(self.by_operation, lane, start, served)
             near = np.where(near >= 0, near, self.by_operation.latest_open(lane, start))
         else:
@@ -288,11 +332,6 @@ def _request_above(forest: Forest, rows: Array) -> Array:
     return np.where((above >= 0) & forest.is_far_kind[above], above, rows)
 
 
-def _numbers_of(labels: Array, of_names: Array) -> Array:
-    order = np.argsort(of_names)
-    return np.asarray(order[look_up(of_names[order], labels)])
-
-
 # --- right after a consumer ---
 
 
@@ -309,6 +348,10 @@ def _after_consumers(forest: Forest, names: Names) -> Suspicion:
         near[new], chance[new] = stands_for[found[new]], likelihood[new]
         ended, stands_for = np.append(ended, names.rows[new]), np.append(stands_for, near[new])
     return Suspicion(near, chance)
+
+
+def _mean(values: Array, names: Names) -> Array:
+    return np.asarray(np.bincount(names.number, values, minlength=len(names)) / names.counts)
 
 
 class Endings:

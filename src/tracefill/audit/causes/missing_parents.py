@@ -12,11 +12,11 @@ from tracefill.audit.causes import NOWHERE, Instances, instances, nowhere
 from tracefill.audit.chance import is_steady
 from tracefill.audit.clocks import Clocks
 from tracefill.audit.forest import Forest
-from tracefill.audit.numbering import Array, combine, earliest, group
+from tracefill.audit.numbering import Array, combine, earliest, group, members
 from tracefill.audit.routes import Atlas
 from tracefill.audit.window import Window
 
-STEADY_SHARE = 0.2
+CALLS_PER_LOST = 5
 STEADY_LEAST = 5
 EXPORT_DELAY_NS = 5_000_000_000  # spans wait this long in a batch, and are lost with the process
 MISSED, CLEARLY_MISSED = 1, 8  # traces that a process should have had a part in, had it not fallen silent
@@ -132,9 +132,15 @@ class Silence:
         begun = np.sort(np.minimum.reduceat(starts, forest.trace_starts[:-1]))
         before = np.searchsorted(begun, last, "right")
         alive = before - np.searchsorted(begun, first)
-        pairs = np.unique(forest.trace.astype(np.int64) << 32 | forest["process"])
-        took_part = np.bincount(pairs & 0xFFFFFFFF, minlength=len(last))
+        took_part = np.bincount(self._taking_part[1], minlength=len(last))
         return np.asarray(took_part * (len(begun) - before) / np.maximum(alive, took_part).clip(1))
+
+    @cached_property
+    def _taking_part(self) -> tuple[Array, Array]:
+        """Each trace, in order, with each of the processes that have a part in it."""
+        pairs = np.sort(self.forest.trace.astype(np.int64) << 32 | self.forest["process"])
+        pairs = pairs[np.diff(pairs, prepend=-1) > 0]
+        return pairs >> 32, pairs & 0xFFFFFFFF
 
     def callers(self, missing: MissingParents, usual: Array) -> Array:
         """For each missing parent the service in a silent process of which it was open; -1 where there is none."""
@@ -187,12 +193,14 @@ class Silence:
     def _in_trace(self, missing: MissingParents, usual: Array, silent: Array) -> tuple[Array, Array]:
         """Whoever called may be any process of the trace that is seen to call the operation."""
         remote = np.flatnonzero(self.forest.is_far_kind[missing.child])
+        traces, processes = self._taking_part
         trace = self.forest.trace[missing.child[remote]]
-        begins, lengths = self.forest.trace_starts[trace], np.diff(self.forest.trace_starts)[trace]
+        begins, ends = np.searchsorted(traces, trace), np.searchsorted(traces, trace, "right")
+        lengths = ends - begins
         at = np.repeat(remote, lengths)
-        rows = np.arange(len(at)) + np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)
-        calls = self.atlas.usually_calls(self.forest["service"][rows], missing.child[at])
-        return at[calls], self.forest["process"][rows[calls]]
+        process = processes[np.arange(len(at)) + np.repeat(begins - (np.cumsum(lengths) - lengths), lengths)]
+        calls = self.atlas.usually_calls(self._service_of[process], missing.child[at])
+        return at[calls], process[calls]
 
     def _elsewhere(self, missing: MissingParents, usual: Array, silent: Array) -> tuple[Array, Array]:
         """If the usual caller has no span in the trace, it may be one of its processes that left others unfinished."""
@@ -215,28 +223,32 @@ def is_sampled_out(forest: Forest, atlas: Atlas, missing: MissingParents, caller
     calls, near = forest.crossings
     inside = window.holds(forest["start"][calls])
     calls, near = calls[inside], near[inside]
-    times = forest["start"][child], forest["start"][calls]
 
-    steady = _is_steady_share(forest.operation[child], forest.operation[calls], *times)
-    of_caller = combine(forest.operation[child], caller, atlas.are_in_trace(child, caller))
-    kept_of_caller = combine(forest.operation[calls], forest["service"][near], np.zeros(len(calls), bool))
-    steady |= _is_steady_share(of_caller, kept_of_caller, *times) & ~atlas.are_in_trace(child, caller)
+    steady = _is_steady_share(forest, child, calls, forest.operation[child], forest.operation[calls])
+    absent = ~atlas.are_in_trace(child, caller)
+    of_caller = combine(forest.operation[child], caller, absent)
+    kept_of_caller = combine(forest.operation[calls], forest["service"][near], np.ones(len(calls), bool))
+    steady |= _is_steady_share(forest, child, calls, of_caller, kept_of_caller) & absent
 
     sampled = np.zeros(len(missing), bool)
     sampled[missing.parent[lost[steady & (child == missing.child[missing.parent[lost]])]]] = True
     return sampled
 
 
-def _is_steady_share(lost: Array, kept: Array, lost_start: Array, kept_start: Array) -> Array:
+def _is_steady_share(forest: Forest, lost: Array, kept: Array, lost_key: Array, kept_key: Array) -> Array:
     """For each lost call, by what it is a call of: whether those like it are lost in a steady share."""
     steady = np.zeros(len(lost), bool)
-    first, counts, numbers = group(lost)
-    for number, count in enumerate(counts.tolist()):
-        if count < STEADY_LEAST:
-            continue
-        starts = np.sort(kept_start[kept == lost[first[number]]])
-        if count >= STEADY_SHARE * (count + len(starts)):
-            ours = numbers == number
-            places = np.searchsorted(starts, np.sort(lost_start[ours])) + np.arange(count)
-            steady[ours] = is_steady(places, count + len(starts))
+    kept_at = dict(members(kept_key))
+    for key, ours in members(lost_key):
+        others = kept_at.get(key, ours[:0])
+        if len(ours) >= STEADY_LEAST and len(ours) * CALLS_PER_LOST >= len(ours) + len(others):
+            # A trace is sampled or is not, however many calls it has.
+            lost_starts, kept_starts = _first_starts(forest, lost[ours]), _first_starts(forest, kept[others])
+            places = np.searchsorted(kept_starts, lost_starts) + np.arange(len(lost_starts))
+            steady[ours] = is_steady(places, len(lost_starts) + len(kept_starts))
     return steady
+
+
+def _first_starts(forest: Forest, rows: Array) -> Array:
+    """When the first of these calls started in each of their traces, in order."""
+    return np.sort(forest["start"][rows[earliest(forest.trace[rows], forest["start"][rows])]])

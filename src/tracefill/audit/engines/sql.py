@@ -92,20 +92,17 @@ COPIES = "SELECT count(*), coalesce(sum(exported), 0) FROM copies"
 
 CROSSES = "CASE WHEN near_kind IN (3, 4) OR near_service <> service OR near_instance <> instance THEN 1 ELSE 0 END"
 EDGE = "near_service, near_instance, near_kind, near_goal, service, instance, kind, name, {goal}, {library}"
-KEPT_EDGES = f"""
-SELECT {EDGE.format(goal="goal", library="lib")}, {CROSSES} AS crosses, count(*) FROM family
-WHERE state = 'kept' AND kind IN (2, 5) GROUP BY {EDGE.format(goal="goal", library="lib")}, crosses
+FAR_SIDES = f"""
+SELECT state, {EDGE.format(goal="goal", library="lib")}, {CROSSES} AS crosses,
+    sum(CASE WHEN state = 'root' AND linking > 0 THEN 0 ELSE 1 END)
+FROM family WHERE kind IN (2, 5) AND state <> 'truncated'
+GROUP BY state, {EDGE.format(goal="goal", library="lib")}, crosses
 """
 LINKED_EDGES = f"""
-SELECT {EDGE.format(goal="destination", library="library")}, {CROSSES} AS crosses, count(*) FROM linked
+SELECT 'kept', {EDGE.format(goal="destination", library="library")}, {CROSSES} AS crosses, count(*) FROM linked
 WHERE parent = '' AND kind IN (2, 5) GROUP BY {EDGE.format(goal="destination", library="library")}, crosses
 """
 
-FAR_SIDES = """
-SELECT service, name, lib, sum(CASE WHEN state = 'far' THEN 1 ELSE 0 END),
-    sum(CASE WHEN state = 'root' AND linking = 0 THEN 1 ELSE 0 END)
-FROM family WHERE kind IN (2, 5) AND state IN ('far', 'root') GROUP BY service, name, lib
-"""
 NEAR_SIDES = """
 SELECT c.service, c.name, c.lib, c.goal, count(*) FROM placed AS c
 LEFT JOIN (SELECT DISTINCT trace, parent FROM copies) AS k ON c.trace = k.trace AND c.span = k.parent
@@ -180,10 +177,11 @@ class _Survey:
         if not self._valid:
             return Measures(skipped_spans=int(self._rows))
         spans, exported = (sum(column) for column in zip(*self._run(COPIES), strict=True))
-        ways = self._counted(KEPT_EDGES) + self._counted(LINKED_EDGES)
-        called = {(service, name) for _, _, _, _, service, _, _, name, _, _, crosses in ways if crosses}
-        far_sides = [FarSide(*row) for row in self._run(FAR_SIDES)]
-        outside = {(far.service, far.name) for far in far_sides if far.missing} - called
+        ways = self._counted(FAR_SIDES) + self._counted(LINKED_EDGES)
+        kept = Counter({way[1:]: count for way, count in ways.items() if way[0] == "kept"})
+        called = {(service, name) for _, _, _, _, service, _, _, name, _, _, crosses in kept if crosses}
+        lost = [(*way, count) for way, count in ways.items() if way[0] != "kept"]
+        outside = {(service, name) for state, *_, service, _, _, name, _, _, _, _ in lost if state == "far"} - called
         return Measures(
             spans=spans,
             duplicate_spans=exported - spans,
@@ -191,8 +189,8 @@ class _Survey:
             start_unix_nano=self._start,
             end_unix_nano=self._end,
             over_time=self._over_time(outside, bucket_ns, edge_seconds),
-            edges=_edges(ways),
-            far_sides=_lost(far_sides, called),
+            edges=_edges(kept),
+            far_sides=_far_sides(lost, called),
             near_sides=sorted(NearSide._make((*place, count)) for place, count in self._counted(NEAR_SIDES).items()),
         )
 
@@ -270,14 +268,14 @@ def _on_circles(parents: dict[tuple[str, str], str]) -> Iterator[tuple[str, str]
         done |= path.keys()
 
 
-def _lost(far_sides: Iterable[FarSide], called: set[Operation]) -> list[FarSide]:
+def _far_sides(lost: Iterable[Row], called: set[Operation]) -> list[FarSide]:
     """Of operations that somebody calls; what nobody calls was begun outside, or by itself."""
-    counted: Counter[tuple[tuple[str, str, str], str]] = Counter()
-    for far in far_sides:
-        if (far.service, far.name) in called:
-            counted.update({(far[:3], "missing"): far.missing, (far[:3], "begun"): far.begun})
-    places = sorted({place for place, _ in +counted})
-    return [FarSide(*place, counted[place, "missing"], counted[place, "begun"]) for place in places]
+    counts: Counter[tuple[Row, str]] = Counter()
+    for state, *_, service, _, _, name, _, library, _, count in lost:
+        if (service, name) in called:
+            counts[(service, name, library), state] += count
+    places = sorted({place for place, _ in +counts})
+    return [FarSide._make((*place, counts[place, "far"], counts[place, "root"])) for place in places]
 
 
 def _edges(ways: Counter[Row]) -> list[Edge]:

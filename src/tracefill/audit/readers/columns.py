@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, TypeVar
 
 import duckdb
@@ -85,8 +86,8 @@ def read_table(path: Path, kind: str, tick: Tick) -> table.Spans:
 @contextmanager
 def opened(path: Path, kind: str) -> Iterator[tuple[duckdb.DuckDBPyConnection, list[TableSql]]]:
     """A connection, and the words for each table of spans. Raises `SourceError` when there is none, or it breaks."""
-    with duckdb.connect() as connection:
-        connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'; {MACROS}")
+    with duckdb.connect() as connection, TemporaryDirectory(prefix="tracefill-") as folder:
+        connection.execute(f"SET memory_limit = '{MEMORY_LIMIT}'; SET temp_directory = {literal(folder)}; {MACROS}")
         try:
             yield connection, [_described(connection, one, path) for one in _relations(connection, path, kind)]
         except duckdb.Error as error:
