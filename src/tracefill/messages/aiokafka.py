@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -26,6 +27,7 @@ from tracefill._codec import scope
 from tracefill.messages import handling
 from tracefill.messages.contrib import Contrib
 from tracefill.messages.kafka_messages import (
+    consumer_attributes,
     inject_into,
     process_attributes,
     publish_attributes,
@@ -64,7 +66,7 @@ def consume(consumer: Any) -> AsyncIterator[Any]:
     """The records of an AIOKafkaConsumer, one after the other; each is current in the body of the loop."""
     following = type(consumer).__anext__
     fetch = partial(getattr(following, "plain", following), consumer)
-    return handling.AsyncWalk(consumer, _Source(consumer), fetch, _begun)
+    return handling.AsyncWalk(consumer, _source_of(consumer), fetch, _begun)
 
 
 def process(record: Any) -> handling.Processing:
@@ -85,10 +87,16 @@ def _several(records: Sequence[Any] | Mapping[Any, Sequence[Any]]) -> handling.S
 class _Source(Source):
     """The records of one AIOKafkaConsumer (None: of an unknown one)."""
 
-    __slots__ = ("consumer",)
+    __slots__ = ("_common", "_consumer")
 
     def __init__(self, consumer: Any) -> None:
-        self.consumer = consumer
+        client = getattr(consumer, "_client", None)
+        self._consumer = (lambda: None) if consumer is None else weakref.ref(consumer)
+        self._common = consumer_attributes(
+            getattr(consumer, "_group_id", None),
+            getattr(client, "_client_id", None),
+            getattr(client, "_bootstrap_servers", None),
+        )
 
     @property
     def tracer(self) -> Tracer:
@@ -112,9 +120,9 @@ class _Source(Source):
         return f"{destination} receive" if _contrib.active else super().span_name(destination)
 
     def attributes(self, message: Any) -> dict[str, Any]:
-        group = getattr(self.consumer, "_group_id", None)
-        found = process_attributes(message.topic, message.partition, message.offset, message.key, message.value, group)
-        found |= _client_attributes(getattr(self.consumer, "_client", None))
+        found = self._common | process_attributes(
+            message.topic, message.partition, message.offset, message.key, message.value
+        )
         if _contrib.active:
             found["messaging.kafka.message.offset"] = message.offset
             found["messaging.message.id"] = f"{message.topic}.{message.partition}.{message.offset}"
@@ -124,19 +132,24 @@ class _Source(Source):
         return found
 
     def _end_of(self, message: Any) -> int | None:
-        from aiokafka import TopicPartition
-
+        """The end of the message's partition, as far as the client knows without asking the broker."""
         try:
-            end: int | None = self.consumer.highwater(TopicPartition(message.topic, message.partition))
-        except Exception:  # no longer assigned to us, or no consumer at all
+            partition = sys.modules["aiokafka"].TopicPartition(message.topic, message.partition)
+            consumer: Any = self._consumer()
+            end: int | None = consumer.highwater(partition)
+        except Exception:  # no longer assigned to us, or no consumer any more
             return None
         return end
 
 
-def _client_attributes(client: Any) -> dict[str, Any]:
-    found = server_attributes(getattr(client, "_bootstrap_servers", None))
-    client_id = getattr(client, "_client_id", None)
-    return found | {"messaging.client.id": client_id} if client_id else found
+_sources: weakref.WeakKeyDictionary[Any, _Source] = weakref.WeakKeyDictionary()
+
+
+def _source_of(consumer: Any) -> _Source:
+    found = _sources.get(consumer)
+    if found is None:
+        found = _sources[consumer] = _Source(consumer)
+    return found
 
 
 # ----------------------------------------------------------------------------------------------------------- install
@@ -234,7 +247,8 @@ def _send_batch(original: Any) -> Any:
 
 def _publish_attributes(producer: Any, given: Mapping[str, Any], again: handling.Republished | None) -> dict[str, Any]:
     found = publish_attributes(given["topic"], given.get("value"), given.get("key"), given.get("partition"), again)
-    return found | _client_attributes(producer.client)
+    client = producer.client
+    return found | {"messaging.client.id": client._client_id, **server_attributes(client._bootstrap_servers)}
 
 
 async def _begun(record: Any) -> None:
@@ -265,7 +279,7 @@ def _take_one(original: Any) -> Any:
             return await plain(self, *args)
         handling.finish(self, handling.taker(sys._getframe(1)))
         record = await plain(self, *args)
-        handling.take(self, _Source(self), record, handling.taker(sys._getframe(1)))
+        handling.take(self, _source_of(self), record, handling.taker(sys._getframe(1)))
         await _begun(record)
         return record
 
@@ -280,7 +294,7 @@ def _getmany(original: Any) -> Any:
         handling.finish(self, handling.taker(sys._getframe(1)))
         fetched = await plain(self, *args, **kwargs)
         if fetched and not suppressed():
-            source = _Source(self)
+            source = _source_of(self)
             handling.take(self, source, _several(fetched), handling.taker(sys._getframe(1)), lazily=True)
             for partition, records in fetched.items():
                 fetched[partition] = handling.Batch(records, source)

@@ -28,6 +28,7 @@ from tracefill._codec import extract as extract_headers
 from tracefill.messages import handling
 from tracefill.messages.contrib import Contrib
 from tracefill.messages.kafka_messages import (
+    consumer_attributes,
     inject_into,
     process_attributes,
     publish_attributes,
@@ -129,15 +130,10 @@ class _Source(Source):
 
     def attributes(self, message: Any) -> dict[str, Any]:
         config = _config(self.consumer)
-        found = process_attributes(
-            message.topic(),
-            message.partition(),
-            message.offset(),
-            message.key(),
-            message.value(),
-            config.get("group.id"),
+        found = consumer_attributes(config.get("group.id"), config.get("client.id"), config.get("bootstrap.servers"))
+        found |= process_attributes(
+            message.topic(), message.partition(), message.offset(), message.key(), message.value()
         )
-        found |= _client_attributes(config)
         if _contrib.active:
             found |= _old_attributes(message.topic(), "process")
             found["messaging.kafka.partition"] = message.partition()
@@ -149,13 +145,12 @@ class _Source(Source):
 
     def _end_of(self, message: Any) -> int | None:
         """The end of the message's partition, as far as the client knows without asking the broker."""
-        from confluent_kafka import TopicPartition
-
+        if self.consumer is None:
+            return None
         try:
-            _, end = self.consumer.get_watermark_offsets(
-                TopicPartition(message.topic(), message.partition()), cached=True
-            )
-        except Exception:  # closed, or no consumer at all
+            partition = sys.modules["confluent_kafka"].TopicPartition(message.topic(), message.partition())
+            _, end = self.consumer.get_watermark_offsets(partition, cached=True)
+        except Exception:  # closed, or no longer assigned to us
             return None
         return end if end >= 0 else None
 
@@ -164,13 +159,6 @@ def _config(client: Any) -> Mapping[str, Any]:
     """The configuration, where a subclass (contrib's) has kept it: the C types do not tell."""
     config = getattr(client, "config", None)
     return config if isinstance(config, Mapping) else {}
-
-
-def _client_attributes(config: Mapping[str, Any]) -> dict[str, Any]:
-    found = server_attributes(config.get("bootstrap.servers"))
-    if "client.id" in config:
-        found["messaging.client.id"] = str(config["client.id"])
-    return found
 
 
 def _old_attributes(topic: str, operation: str) -> dict[str, Any]:
@@ -281,7 +269,7 @@ def _sending(producer: Any, given: Mapping[str, Any], again: handling.Republishe
 
 def _publish_attributes(producer: Any, given: Mapping[str, Any], again: handling.Republished | None) -> dict[str, Any]:
     found = publish_attributes(given["topic"], given.get("value"), given.get("key"), given.get("partition"), again)
-    found |= _client_attributes(_config(producer))
+    found |= server_attributes(_config(producer).get("bootstrap.servers"))
     return found | _old_attributes(given["topic"], "publish") if _contrib.active else found
 
 

@@ -8,6 +8,7 @@ contrib was given: one span for each crossing, one header, and it is contrib's.
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import Any
 
 from tracefill.spans import Tracer
@@ -29,7 +30,7 @@ class Contrib:
 
     @property
     def active(self) -> bool:
-        return contrib_active(self._module, self._instrumentor)
+        return self._module in sys.modules and contrib_active(self._module, self._instrumentor)
 
     @property
     def tracer(self) -> Tracer:

@@ -19,10 +19,14 @@ link to each message's sender, is made when another is started under it. Walking
 from __future__ import annotations
 
 import atexit
+import contextlib
 import dis
 import gc
+import logging
 import opcode
+import os
 import sys
+import threading
 import time
 import weakref
 from collections import deque
@@ -68,6 +72,7 @@ __all__ = [
 
 T = TypeVar("T")
 
+_logger = logging.getLogger("tracefill")
 _KEY = create_key("tracefill-handling")
 _LINGER_NS = 30 * 10**9
 
@@ -95,18 +100,23 @@ class Handling:
 
     def begin(self, *, lazily: bool = False, watched: bool = False) -> None:
         """Makes it current. `lazily`: its span is made when the first is started under it; `watched`: that is noted."""
-        _settle()
         self.before = _open(current_context())
         if lazily:
             self.pending = True
             made: Context = _Watched({_KEY: self})
         else:
-            context, self.span = self._start()
-            made = (_Watched if watched else Context)({**context, _KEY: self})
+            made = (_Watched if watched else Context)(self._started())
         make_current(made)
 
-    def _start(self) -> tuple[Context, Span | None]:
-        return (self.source.start_batch if self.is_batch else self.source.start)(self.message)
+    def _started(self) -> dict[str, Any]:
+        """What the context of the handling holds, now that its span has started."""
+        try:
+            context, span = (self.source.start_batch if self.is_batch else self.source.start)(self.message)
+        except Exception:  # ours; the message has to reach the program
+            _logger.debug("no span for a message of %s", type(self.source).__module__, exc_info=True)
+            return {_KEY: self}
+        self.span = span
+        return {**context, _KEY: self} if span is None else {**context, SPAN_KEY: span, _KEY: self}
 
     @property
     def is_batch(self) -> bool:
@@ -120,8 +130,7 @@ class Handling:
         self.used = True
         if self.pending:
             self.pending = False
-            started, self.span = self._start()
-            dict.update(context, started)
+            dict.update(context, self._started())
 
     def end(self) -> None:
         """Puts back what was current before; the span ends with the last that refers to this handling."""
@@ -133,9 +142,7 @@ class Handling:
     def close(self) -> None:
         self.closed_ns = time.time_ns()
         if self.span is not None:
-            while _lingering and _lingering[-1]() is None:
-                _lingering.pop()
-            _lingering.append(weakref.ref(self))
+            _linger(self)
 
     def end_span(self, end_time_ns: int | None = None) -> None:
         span, self.span = self.span, None
@@ -197,10 +204,34 @@ def _open(context: Context) -> Context:
 
 # ------------------------------------------------------------------------------------------------------- spans that linger
 
+# Handlings that ended, and whose context somebody may still hold: the oldest first.
 _lingering: deque[weakref.ref[Handling]] = deque()
+_lingering_lock = threading.Lock()
 _to_end: deque[tuple[Span, int]] = deque()
 _collecting = False
 _watching = False
+
+
+def _linger(handling: Handling) -> None:
+    with _lingering_lock:
+        while _lingering and _lingering[-1]() is None:
+            _lingering.pop()
+        _lingering.append(weakref.ref(handling))
+
+
+def _lingered() -> list[Handling]:
+    """Those that linger for too long."""
+    found: list[Handling] = []
+    last_ns = time.time_ns() - _LINGER_NS
+    with _lingering_lock:
+        while _lingering:
+            handling = _lingering[0]()
+            if handling is not None:
+                if handling.closed_ns > last_ns:
+                    break
+                found.append(handling)
+            _lingering.popleft()
+    return found
 
 
 def _note_collection(phase: str, info: dict[str, int]) -> None:
@@ -216,29 +247,47 @@ def _settle() -> None:
         _watching = True
         gc.callbacks.append(_note_collection)
         atexit.register(_end_all)
-    while _to_end:
-        span, ended_ns = _to_end.popleft()
-        span.end(ended_ns)
-    while _lingering:
-        handling = _lingering[0]()
-        if handling is not None:
-            if handling.closed_ns + _LINGER_NS > time.time_ns():
-                return
+    if _to_end:
+        _end_collected()
+    if _lingering:
+        for handling in _lingered():
             handling.end_span(handling.closed_ns)
-        _lingering.popleft()
+
+
+def _end_collected() -> None:
+    with contextlib.suppress(IndexError):  # another thread was quicker
+        while _to_end:
+            span, ended_ns = _to_end.popleft()
+            span.end(ended_ns)
 
 
 def _end_all() -> None:
+    """At the end of the program: the handling that was going on, and the work that nobody waited for."""
     while (at := handled()) is not None:
         at.end()
         at.end_span()
-    for reference in _lingering:
+    for reference in tuple(_lingering):
         handling = reference()
         if handling is not None:
             handling.end_span()
-    while _to_end:
-        span, ended_ns = _to_end.popleft()
-        span.end(ended_ns)
+    _end_collected()
+
+
+def _leave_to_parent() -> None:
+    """In a forked child: the spans of the handlings that were going on are the parent's to end."""
+    global _lingering_lock
+    _lingering_lock = threading.Lock()
+    _lingering.clear()
+    _to_end.clear()
+    at = handled()
+    while at is not None:
+        at.span = None
+        found = at.before.get(_KEY)
+        at = found if isinstance(found, Handling) else None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_to_parent)
 
 
 # ----------------------------------------------------------------------------------------------- the function that takes
@@ -279,7 +328,7 @@ class _Guard:
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> _Guard:
         if self.inner is not None:
-            self.inner = self.inner(frame, event, argument)
+            self.inner = self.inner(frame, event, argument) or self.inner
         return self
 
     def __del__(self) -> None:
@@ -360,7 +409,7 @@ def _is_for_loop(frame: FrameType) -> bool:
 class Walk(Generic[T]):
     """An iterator whose items are handled one after the other, each until the next is asked for or the loop is left."""
 
-    __slots__ = ("_fetch", "_handling", "_owner", "_source", "_surely")
+    __slots__ = ("_at", "_code", "_fetch", "_handling", "_in_loop", "_owner", "_source", "_surely")
 
     def __init__(self, owner: object, source: Source, fetch: Callable[[], T], *, surely: bool = False) -> None:
         self._owner = owner
@@ -368,6 +417,9 @@ class Walk(Generic[T]):
         self._fetch = fetch
         self._surely = surely  # a message that was fetched is handled, whoever asked for it
         self._handling: Handling | None = None
+        self._code: CodeType | None = None
+        self._at = -1
+        self._in_loop = False
 
     def __iter__(self) -> Walk[T]:
         return self
@@ -381,7 +433,7 @@ class Walk(Generic[T]):
             self._handling = held  # by a `__next__` of the program's own, which has called the library's
             return message
         frame = sys._getframe(1)
-        in_loop = _is_for_loop(frame)
+        in_loop = self._is_in_loop(frame)
         handling = Handling(self._owner, self._source, message)
         if self._surely and not in_loop and (caller := taker(frame)) is not None:
             handling.begin(watched=True)
@@ -391,6 +443,13 @@ class Walk(Generic[T]):
             handling.begin(lazily=not (in_loop or self._surely))
             self._handling = handling
         return message
+
+    def _is_in_loop(self, frame: FrameType) -> bool:
+        """Looked up in the code for the first item, and when another place asks."""
+        if self._code is not frame.f_code or self._at != frame.f_lasti:
+            self._code, self._at = frame.f_code, frame.f_lasti
+            self._in_loop = _is_for_loop(frame)
+        return self._in_loop
 
     def _end(self) -> None:
         handling, self._handling = self._handling, None

@@ -12,8 +12,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -26,6 +28,7 @@ from tracefill._codec import extract as extract_headers
 from tracefill.messages import handling
 from tracefill.messages.contrib import Contrib
 from tracefill.messages.kafka_messages import (
+    consumer_attributes,
     inject_into,
     process_attributes,
     publish_attributes,
@@ -64,7 +67,7 @@ def consume(consumer: Any) -> Iterator[Any]:
     """The records of a KafkaConsumer, one after the other; each is current in the body of the loop."""
     following = _contrib.beneath(type(consumer).__next__)
     fetch = partial(getattr(following, "plain", following), consumer)
-    return handling.Walk(consumer, _Source(consumer), fetch, surely=True)
+    return handling.Walk(consumer, _source_of(consumer), fetch, surely=True)
 
 
 def process(record: Any) -> handling.Processing:
@@ -85,10 +88,12 @@ def _several(records: Sequence[Any] | Mapping[Any, Sequence[Any]]) -> handling.S
 class _Source(Source):
     """The records of one KafkaConsumer (None: of an unknown one)."""
 
-    __slots__ = ("consumer",)
+    __slots__ = ("_common", "_consumer")
 
     def __init__(self, consumer: Any) -> None:
-        self.consumer = consumer
+        config = getattr(consumer, "config", {})
+        self._consumer = (lambda: None) if consumer is None else weakref.ref(consumer)
+        self._common = consumer_attributes(config.get("group_id"), config.get("client_id"), _bootstrap(config))
 
     @property
     def tracer(self) -> Tracer:
@@ -112,12 +117,11 @@ class _Source(Source):
         return f"{destination} receive" if _contrib.active else super().span_name(destination)
 
     def attributes(self, message: Any) -> dict[str, Any]:
-        config = getattr(self.consumer, "config", {})
-        found = process_attributes(
-            message.topic, message.partition, message.offset, message.key, message.value, config.get("group_id")
+        found = self._common | process_attributes(
+            message.topic, message.partition, message.offset, message.key, message.value
         )
-        found |= _client_attributes(config)
         if _contrib.active:
+            config = getattr(self._consumer(), "config", {})
             found |= _old_attributes(message.topic, config) | {"messaging.kafka.partition": message.partition}
         end = self._end_of(message)
         if end is not None:
@@ -125,11 +129,12 @@ class _Source(Source):
         return found
 
     def _end_of(self, message: Any) -> int | None:
-        from kafka import TopicPartition
-
+        """The end of the message's partition, as far as the client knows without asking the broker."""
         try:
-            end: int | None = self.consumer.highwater(TopicPartition(message.topic, message.partition))
-        except Exception:  # no longer assigned to us, or no consumer at all
+            partition = sys.modules["kafka"].TopicPartition(message.topic, message.partition)
+            consumer: Any = self._consumer()
+            end: int | None = consumer.highwater(partition)
+        except Exception:  # no longer assigned to us, or no consumer any more
             return None
         return end
 
@@ -137,13 +142,23 @@ class _Source(Source):
         _call(_contrib.hook("consume_hook"), span, message, (), {})
 
 
-def _client_attributes(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"messaging.client.id": str(config.get("client_id")), **server_attributes(config.get("bootstrap_servers"))}
+_sources: weakref.WeakKeyDictionary[Any, _Source] = weakref.WeakKeyDictionary()
+
+
+def _source_of(consumer: Any) -> _Source:
+    found = _sources.get(consumer)
+    if found is None:
+        found = _sources[consumer] = _Source(consumer)
+    return found
+
+
+def _bootstrap(config: Mapping[str, Any]) -> Any:
+    return config.get("bootstrap_servers")
 
 
 def _old_attributes(topic: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Contrib's, of conventions 1.11."""
-    return {"messaging.destination": topic, "messaging.url": str(config.get("bootstrap_servers"))}
+    return {"messaging.destination": topic, "messaging.url": json.dumps(_bootstrap(config))}
 
 
 def _call(hook: Callable[..., object] | None, *arguments: Any) -> None:
@@ -219,9 +234,10 @@ def _send_name(topic: str) -> str:
 
 def _publish_attributes(producer: Any, topic: str, args: Any, kwargs: Any, again: handling.Republished | None) -> Any:
     given = dict(zip(("topic", "value", "key", "headers", "partition"), args, strict=False)) | kwargs
+    config = producer.config
     found = publish_attributes(topic, given.get("value"), given.get("key"), given.get("partition"), again)
-    found |= _client_attributes(producer.config)
-    return found | _old_attributes(topic, producer.config) if _contrib.active else found
+    found |= {"messaging.client.id": config.get("client_id"), **server_attributes(_bootstrap(config))}
+    return found | _old_attributes(topic, config) if _contrib.active else found
 
 
 def _iter(original: Any) -> Any:
@@ -241,7 +257,7 @@ def _next(original: Any) -> Any:
         frame = handling.taker(caller)
         handling.finish(self, frame)
         record = plain(self)
-        handling.take(self, _Source(self), record, frame)
+        handling.take(self, _source_of(self), record, frame)
         return record
 
     __next__.plain = plain  # type: ignore[attr-defined]
@@ -257,7 +273,7 @@ def _poll(original: Any) -> Any:
         handling.finish(self, frame)
         polled = original(self, *args, **kwargs)
         if polled and not suppressed():
-            source = _Source(self)
+            source = _source_of(self)
             handling.take(self, source, _several(polled), frame, lazily=True)
             for partition, records in polled.items():
                 polled[partition] = handling.Batch(records, source)

@@ -9,10 +9,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tracefill._codec import extract, inject
+from tracefill._codec import inject
 from tracefill.messages.handling import Republished
 
-__all__ = ["inject_into", "publish_attributes", "server_attributes", "with_trace"]
+__all__ = [
+    "consumer_attributes",
+    "inject_into",
+    "process_attributes",
+    "publish_attributes",
+    "server_attributes",
+    "with_trace",
+]
 
 
 def inject_into(headers: Any) -> Any:
@@ -44,16 +51,11 @@ def with_trace(headers: Any, republished: Republished | None = None) -> Any:
     replaced = {*fresh, "tracestate"} if "traceparent" in fresh else {*fresh}
     if isinstance(headers, dict):
         return {name: value for name, value in headers.items() if not _is_one_of(name, replaced)} | written
-    return [pair for pair in headers if not _is_one_of(pair[0], replaced)] + list(written.items())
+    return [pair for pair in headers if not (pair and _is_one_of(pair[0], replaced))] + list(written.items())
 
 
 def _is_one_of(name: Any, names: set[str]) -> bool:
     return isinstance(name, str) and name.lower() in names
-
-
-def extract_from(headers: Any) -> Any:
-    """The OpenTelemetry Context of a message's headers."""
-    return extract(headers or ())
 
 
 def publish_attributes(
@@ -78,20 +80,27 @@ def publish_attributes(
     return found
 
 
-def process_attributes(
-    topic: str, partition: int, offset: int, key: Any, value: Any, group: str | None
-) -> dict[str, Any]:
-    """The attributes of a CONSUMER span."""
+def consumer_attributes(group: str | None, client_id: str | None, bootstrap: Any) -> dict[str, Any]:
+    """What all CONSUMER spans of one consumer have in common."""
     found: dict[str, Any] = {
         "messaging.system": "kafka",
         "messaging.operation.name": "process",
         "messaging.operation.type": "process",
+    }
+    if group:
+        found["messaging.consumer.group.name"] = group
+    if client_id:
+        found["messaging.client.id"] = client_id
+    return found | server_attributes(bootstrap)
+
+
+def process_attributes(topic: str, partition: int, offset: int, key: Any, value: Any) -> dict[str, Any]:
+    """The attributes of the CONSUMER span of one message."""
+    found: dict[str, Any] = {
         "messaging.destination.name": topic,
         "messaging.destination.partition.id": str(partition),
         "messaging.kafka.offset": offset,
     }
-    if group:
-        found["messaging.consumer.group.name"] = group
     if (text := key_text(key)) is not None:
         found["messaging.kafka.message.key"] = text
     if value is None:

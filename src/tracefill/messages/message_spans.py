@@ -36,7 +36,7 @@ from typing import Any
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Link, Span, set_span_in_context
 
-from tracefill import _codec, carriers
+from tracefill import carriers
 from tracefill._codec import current_context, extract
 from tracefill.spans import SpanScope, Tracer, link_to
 
@@ -131,7 +131,7 @@ class Source(ABC):
         """Called with the span of a single message before its handling begins."""
 
     def start(self, message: Any) -> tuple[Context, Span | None]:
-        """The context to handle one message in, and its span; None where nobody would record it."""
+        """The context that a message carries, and the span to handle it in; None where nobody would record it."""
         context = extract(self.headers(message) or ())
         parent, links = correlation.parent_and_links(context, self.created_ms(message))
         attributes = partial(self._all_attributes, message, context)
@@ -159,8 +159,7 @@ class Source(ABC):
         tracer = self.tracer
         if not tracer.records(parent):
             return context, None
-        span = tracer.start(self.span_name(destination), "consumer", parent, attributes, links)
-        return _codec.with_span(context, span), span
+        return context, tracer.start(self.span_name(destination), "consumer", parent, attributes, links)
 
     def _all_attributes(self, message: Any, context: Context) -> dict[str, Any]:
         found = self.attributes(message)
@@ -208,10 +207,15 @@ _ORIGINAL = (
 )
 
 
+_KNOWN = {*_ATTEMPT, *_ORIGINAL, "x-death"}
+
+
 def retry_attributes(headers: Any) -> dict[str, Any]:
     """What the headers of a message say about earlier attempts; empty when they say nothing."""
     found: dict[str, Any] = {}
-    if not headers:
+    if not headers or _KNOWN.isdisjoint(
+        headers if isinstance(headers, dict) else [pair[0] for pair in headers if pair]
+    ):
         return found
     attempt, original = attempt_of(headers), original_of(headers)
     if attempt is not None:
