@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from opentelemetry import context as otel_context
+from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
@@ -97,6 +98,21 @@ class Client:
         if isinstance(call, Call):
             return self.library not in call.client.carried_by
         return not context.get(_SUPPRESS_HTTP) and not self.contrib_active
+
+    def users_context(self) -> Context | None:
+        """The context for code of the user's that runs in the middle of a call of this library; None: the one of now.
+
+        Contrib suppresses there whatever he calls, which is repaired as far as its span shows that contrib did, not he.
+        """
+        call = in_progress(self)
+        if call is not None:
+            return call.outer
+        context = current()
+        if context.get(_SUPPRESS_HTTP) and self._contrib is not None and self.contrib_active:
+            made_by = getattr(trace.get_current_span(context), "instrumentation_scope", None)
+            if made_by is not None and made_by.name == self._contrib[0]:
+                return Context({key: value for key, value in context.items() if key != _SUPPRESS_HTTP})
+        return None
 
     def _attributes(self, method: str, url: str, headers: Any, resends: int) -> dict[str, Any]:
         attributes = method_attributes(method)

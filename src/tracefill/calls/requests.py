@@ -91,10 +91,10 @@ def _resolve_redirects(original: Any) -> Callable[..., Any]:
 
 def _dispatch_hook(original: Any) -> Callable[..., Any]:
     def dispatch_hook(*args: Any, **kwargs: Any) -> Any:
-        call = in_progress(_client)
-        if call is None:
+        context = _client.users_context()
+        if context is None:
             return original(*args, **kwargs)
-        with scope(call.outer):
+        with scope(context):
             return original(*args, **kwargs)
 
     return dispatch_hook

@@ -11,6 +11,7 @@ https://opentelemetry.io/docs/specs/semconv/rpc/grpc/ (v1.44.0).
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -24,7 +25,7 @@ from tracefill.context import current, extract, inject
 from tracefill.edge import request_ids
 from tracefill.edge.arrivals import Arrival, further_in
 from tracefill.formats import GRPC_BIN
-from tracefill.snapshots import snapshot
+from tracefill.snapshots import bind, snapshot
 from tracefill.spans import Tracer, suppressed
 
 __all__ = ["CONTRIB", "ClientCall", "ServerCall", "begin_client", "begin_server", "is_on", "metadata_context", "switch"]
@@ -168,21 +169,56 @@ class ClientCall:
 
 
 class ServerCall:
-    """One call that is served. `inside` is current while it is."""
+    """One call that is served. `inside` is current while it is; its span ends with the handler, and after the callbacks that the
+    handler has left."""
 
-    __slots__ = ("_arrival", "_is_over", "_span", "inside")
+    __slots__ = ("_held", "_is_over", "_lock", "_outcome", "_span", "inside")
 
     def __init__(self, arrival: Arrival, span: Span | None) -> None:
-        self._arrival = arrival
         self._span = span
+        self._held = 0
+        self._lock = threading.Lock()
+        self._outcome: tuple[str, str | None, BaseException | None] | None = None
         self._is_over = False
         self.inside = arrival.inside if span is not None else arrival.context
 
     def end(self, code: str, details: str | None = None, error: BaseException | None = None) -> None:
         """It has been served, with a status of this name; `error`: what the handler raised, unless that was an abort."""
-        if self._is_over:
-            return
-        self._is_over = True
+        with self._lock:
+            if self._outcome is None:
+                self._outcome = code, details, error
+        self._end_if_done()
+
+    def hold(self, callback: Any) -> Any:
+        """The callback, to be run in the context of now, before the span ends."""
+        if not callable(callback):
+            return callback
+        bound = bind(callback)
+        with self._lock:
+            self._held += 1
+
+        def run(*args: Any) -> Any:
+            try:
+                return bound(*args)
+            finally:
+                self.release()
+
+        return run
+
+    def release(self) -> None:
+        """A callback has been run, or never will be."""
+        with self._lock:
+            self._held -= 1
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        with self._lock:
+            if self._outcome is None or self._held > 0 or self._is_over:
+                return
+            self._is_over = True
+        self._end(*self._outcome)
+
+    def _end(self, code: str, details: str | None, error: BaseException | None) -> None:
         if self._span is None:
             return
         self._span.set_attribute("rpc.response.status_code", code)
@@ -195,7 +231,9 @@ class ServerCall:
         self._span.end()
 
     def __del__(self) -> None:
-        self.end("CANCELLED")
+        if not self._is_over:
+            self._held = 0
+            self.end("CANCELLED")
 
 
 def _attributes(method: str, target: str | bytes = b"") -> Mapping[str, Any]:

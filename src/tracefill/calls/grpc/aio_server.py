@@ -4,6 +4,7 @@ and write by their context, async generators, or plain functions and generators 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -15,10 +16,12 @@ from grpc.aio import _server
 from tracefill.calls.grpc.server import Responses, end, handler_like, is_contribs
 from tracefill.calls.rpc_spans import ServerCall, begin_server
 from tracefill.context import scope
-from tracefill.snapshots import bind
 from tracefill.wrapping import Patches
 
 __all__ = ["AioServerInterceptor", "wrap_all"]
+
+# The call whose handler runs: gRPC's own context of it is a C object, and remembers nothing for us.
+_serving: contextvars.ContextVar[ServerCall | None] = contextvars.ContextVar("tracefill_grpc_serving", default=None)
 
 _INTERCEPTORS = 2  # thread_pool, generic_handlers, interceptors, ...
 
@@ -50,7 +53,8 @@ def _ours_first(interceptors: Any) -> tuple[Any, ...]:
 
 def _add_done_callback(original: Any) -> Callable[..., None]:
     def add_done_callback(self: Any, callback: Any) -> None:
-        original(self, bind(callback) if callable(callback) else callback)
+        rpc = _serving.get()
+        original(self, callback if rpc is None else rpc.hold(callback))
 
     return add_done_callback
 
@@ -93,7 +97,7 @@ def _streamed(behavior: Any, rpc: ServerCall) -> Any:
         return _async_generator(behavior, rpc)
 
     def serve(request: Any, context: Any) -> Any:
-        status = _SyncContext(context)
+        status = _SyncContext(rpc, context)
         return Responses(rpc, status, behavior, request, status)
 
     return serve
@@ -123,7 +127,7 @@ def _async_generator(behavior: Any, rpc: ServerCall) -> Any:
 
 def _function(behavior: Any, rpc: ServerCall) -> Any:
     def serve(request: Any, context: Any) -> Any:
-        status = _SyncContext(context)
+        status = _SyncContext(rpc, context)
         with scope(rpc.inside), _Ending(rpc, status):
             return behavior(request, status)
 
@@ -138,9 +142,11 @@ class _Ending:
         self._context = context
 
     def __enter__(self) -> None:
-        pass
+        self._token = _serving.set(self._rpc)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
+        if _serving.get() is self._rpc:  # a generator may be closed by another task
+            _serving.set(self._token.old_value if self._token.old_value is not contextvars.Token.MISSING else None)
         gone = isinstance(error, (asyncio.CancelledError, GeneratorExit))
         end(self._rpc, self._context, None if gone else error, gone=gone)
 
@@ -149,7 +155,8 @@ class _SyncContext:
     """What a plain function gets for its context: that of gRPC, which tells nobody the status, and remembers none of the caller's
     context for callbacks."""
 
-    def __init__(self, context: Any) -> None:
+    def __init__(self, rpc: ServerCall, context: Any) -> None:
+        self._rpc = rpc
         self._context = context
         self._code: Any = None
         self._details: str | None = None
@@ -176,4 +183,4 @@ class _SyncContext:
         self._context.abort(code, details, *rest, **others)
 
     def add_callback(self, callback: Any) -> Any:
-        return self._context.add_callback(bind(callback) if callable(callback) else callback)
+        return self._context.add_callback(self._rpc.hold(callback))

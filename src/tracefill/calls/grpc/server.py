@@ -14,7 +14,6 @@ from opentelemetry import context as otel_context
 
 from tracefill.calls.rpc_spans import ServerCall, begin_server
 from tracefill.context import scope
-from tracefill.snapshots import bind
 from tracefill.wrapping import Patches
 
 __all__ = ["Responses", "ServerInterceptor", "handler_like", "status_name", "wrap_all"]
@@ -99,7 +98,7 @@ def handler_like(handler: Any, make: Callable[[Any, ServerCall], Any], rpc: Serv
 
 def _unary(behavior: Any, rpc: ServerCall) -> Any:
     def serve(request: Any, context: Any) -> Any:
-        _bind_callbacks(context)
+        _hold_callbacks(rpc, context)
         with scope(rpc.inside):
             try:
                 response = behavior(request, context)
@@ -114,7 +113,7 @@ def _unary(behavior: Any, rpc: ServerCall) -> Any:
 
 def _streamed(behavior: Any, rpc: ServerCall) -> Any:
     def serve(request: Any, context: Any, *send: Any) -> Any:
-        _bind_callbacks(context)
+        _hold_callbacks(rpc, context)
         return Responses(rpc, context, behavior, request, context, *send)
 
     return serve
@@ -203,8 +202,16 @@ def _is_active(context: Any) -> bool:
     return bool(is_active()) if callable(is_active) else True
 
 
-def _bind_callbacks(context: Any) -> None:
-    """Callbacks of the call, which gRPC runs in another thread, run in the context of whoever has added them."""
+def _hold_callbacks(rpc: ServerCall, context: Any) -> None:
+    """Callbacks of the call, which gRPC runs in another thread, belong to it."""
     add = context.add_callback
-    if hasattr(context, "__dict__") and "add_callback" not in vars(context):
-        context.add_callback = lambda callback: add(bind(callback) if callable(callback) else callback)
+
+    def add_callback(callback: Any) -> Any:
+        held = rpc.hold(callback)
+        added = add(held)
+        if not added and held is not callback:
+            rpc.release()
+        return added
+
+    if hasattr(context, "__dict__"):
+        context.add_callback = add_callback
