@@ -236,7 +236,10 @@ class TestFastAPI:
         async def show(order_no: str) -> Any:
             out: Headers = {}
             tracefill.inject(out)
-            return {"request_id": request_ids.current(), "current": trace.get_current_span().get_span_context().trace_id}
+            return {
+                "request_id": request_ids.current(),
+                "current": trace.get_current_span().get_span_context().trace_id,
+            }
 
         return app
 

@@ -44,13 +44,14 @@ def kept() -> Iterator[Keep]:
 
 
 @pytest.fixture
-def _installed() -> Iterator[None]:
+def installed() -> Iterator[None]:
     tracefill.install(only=["logs"])
     yield
     tracefill.uninstall()
 
 
-def test_a_record_within_a_request_has_all_fields(kept: Keep, _installed: None) -> None:
+@pytest.mark.usefixtures("installed")
+def test_a_record_within_a_request_has_all_fields(kept: Keep) -> None:
     with tracer.start_as_current_span("request") as span, scope(request_ids.in_context(_now(), "order-4711")):
         logging.getLogger("shop").warning("paid")
     (record,) = kept.records
@@ -58,18 +59,20 @@ def test_a_record_within_a_request_has_all_fields(kept: Keep, _installed: None) 
     assert vars(record)["otelTraceID"] == f"{ids.trace_id:032x}"
     assert vars(record)["otelSpanID"] == f"{ids.span_id:016x}"
     assert vars(record)["otelTraceSampled"] is True
-    assert vars(record)["otelServiceName"] == "unknown_service"
+    assert vars(record)["otelServiceName"].startswith("unknown_service")
     assert vars(record)["request_id"] == "order-4711"
 
 
-def test_a_record_outside_of_any_request_has_them_too(kept: Keep, _installed: None) -> None:
+@pytest.mark.usefixtures("installed")
+def test_a_record_outside_of_any_request_has_them_too(kept: Keep) -> None:
     logging.getLogger("shop").warning("started")
     (record,) = kept.records
     fields = ("otelTraceID", "otelSpanID", "otelTraceSampled", "request_id")
     assert [vars(record)[name] for name in fields] == ["0", "0", False, ""]
 
 
-def test_what_a_program_says_itself_is_kept(kept: Keep, _installed: None) -> None:
+@pytest.mark.usefixtures("installed")
+def test_what_a_program_says_itself_is_kept(kept: Keep) -> None:
     logging.getLogger("shop").warning("paid", extra={"request_id": "mine", "otelTraceID": "mine"})
     assert vars(kept.records[0])["request_id"] == "mine"
     assert vars(kept.records[0])["otelTraceID"] == "mine"

@@ -131,7 +131,7 @@ class TestFlaskUnderContrib:
 
         @app.get("/orders/<order_no>")
         def show(order_no: str) -> Any:
-            return flask.Response((part for part in [str(request_ids.current())]))
+            return flask.Response(part for part in [str(request_ids.current())])
 
         return app
 
