@@ -96,7 +96,9 @@ def _taken_here(note: _Note | None) -> _Taken | None:
 def brought(item: object) -> Context | None:
     """The context that came with this item, if it is the one that was taken here last."""
     note = _noted.get()
-    return note.taken.context if note is not None and note.taken is not None and note.taken.item_id == id(item) else None
+    return (
+        note.taken.context if note is not None and note.taken is not None and note.taken.item_id == id(item) else None
+    )
 
 
 def forget_what_is_over() -> None:

@@ -20,7 +20,7 @@ import functools
 import inspect
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, overload
 
 __all__ = ["BoundAsyncGenerator", "BoundGenerator", "bind"]
 
@@ -116,7 +116,8 @@ class BoundAsyncGenerator(AsyncIterator[Any]):
         if collect is None:
             yield
             return
-        sys.set_asyncgen_hooks(finalizer=lambda generator: collect(BoundAsyncGenerator(generator, variables)))
+        # The event loop asks nothing of it but `aclose()`.
+        sys.set_asyncgen_hooks(finalizer=lambda own: collect(cast(Any, BoundAsyncGenerator(own, variables))))
         try:
             yield
         finally:
@@ -128,7 +129,7 @@ class _Steps:
 
     def __init__(self, variables: contextvars.Context, awaited: Awaitable[Any]) -> None:
         self._variables = variables
-        self._steps = awaited.__await__()
+        self._steps: Any = awaited.__await__()
 
     def __await__(self) -> _Steps:
         return self
@@ -140,10 +141,10 @@ class _Steps:
         return self._variables.run(next, self._steps)
 
     def send(self, value: Any) -> Any:
-        return self._variables.run(self._steps.send, value)  # type: ignore[attr-defined]
+        return self._variables.run(self._steps.send, value)
 
     def throw(self, *error: Any) -> Any:
-        return self._variables.run(self._steps.throw, *error)  # type: ignore[attr-defined]
+        return self._variables.run(self._steps.throw, *error)
 
     def close(self) -> None:
-        self._variables.run(self._steps.close)  # type: ignore[attr-defined]
+        self._variables.run(self._steps.close)
