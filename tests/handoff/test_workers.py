@@ -195,6 +195,12 @@ def test_workers_of_the_standard_library(function: Any) -> None:
     assert is_worker(function)
 
 
+@pytest.mark.parametrize("module", ["pymysql.cursors", "MySQLdb.cursors"])
+def test_cursor_that_skips_the_results_before_is_no_worker(module: str) -> None:
+    cursors = pytest.importorskip(module)
+    assert not is_worker(cursors.SSCursor.execute)
+
+
 def test_what_the_loop_waits_for() -> None:
     assert loop_of(tick_task.__code__) == loop_of(tick_until_stopped.__code__) == TICKS
     assert loop_of(take_task.__code__) == loop_of(take_by_walrus.__code__) == TAKES

@@ -11,7 +11,8 @@ its first round, and in the first round only the code tells. So this reads the c
 - and does work: enters a `with span():`, or calls something for what it does and not for what it returns.
 
 `while not ready(): sleep(1)` only waits, and `while not queue.empty()` has its end in sight: these are parts of a job. In the code
-of libraries every such loop is a worker's, whatever it waits by. Where there is no source to read it is one job.
+of libraries every such loop is a worker's, whatever it waits by, unless all it does is to ask (`while cursor.nextset(): pass`).
+Where there is no source to read it is one job.
 """
 
 from __future__ import annotations
@@ -190,10 +191,16 @@ def _names_called(nodes: Iterable[ast.AST], first: tuple[str, ...]) -> Iterator[
 def _kind(loop: ast.While | ast.For, library: bool) -> str:
     nodes = list(_inside([loop]))
     if library:
-        return (TAKES if any(map(_takes, nodes)) else TICKS) if _may_be_endless(loop) else ""
+        worker = _may_be_endless(loop) and not _only_asks(loop)
+        return (TAKES if any(map(_takes, nodes)) else TICKS) if worker else ""
     if not _may_be_endless(loop) or _sees_its_end(loop) or _leaves(loop.body) or not any(map(_is_work, nodes)):
         return ""
     return TAKES if any(map(_takes, nodes)) else TICKS if any(map(_ticks, nodes)) else ""
+
+
+def _only_asks(loop: ast.While | ast.For) -> bool:
+    """`while cursor.nextset(): pass`, as the drivers of databases have it."""
+    return all(isinstance(statement, ast.Pass) for statement in loop.body)
 
 
 def _may_be_endless(loop: ast.While | ast.For) -> bool:
