@@ -37,7 +37,6 @@ def connection(opened_before: Any, spans: Any) -> Any:
     tracefill.uninstall()
 
 
-@pytest.mark.xfail(strict=False, reason="COPY in a transaction has the spans of BEGIN and COMMIT in another order")
 async def test_every_way_to_run_a_statement_is_one_span(connection: Any, spans: Any, no_log: Any) -> None:
     with tracer.start_as_current_span("near") as near:
         await connection.execute("create temporary table t (a int)")
@@ -70,6 +69,19 @@ async def test_every_way_to_run_a_statement_is_one_span(connection: Any, spans: 
     ]
     assert {span.parent.span_id for span in seen(spans)} == {near.get_span_context().span_id}
     assert seen(spans)[2].attributes["db.response.returned_rows"] == 2
+
+
+async def test_rows_of_a_copy_come_from_the_programs_own_code(connection: Any, spans: Any) -> None:
+    async def records() -> Any:
+        with tracer.start_as_current_span("between"):
+            yield (1,)
+
+    await connection.execute("create temporary table t (a int)")
+    spans.clear()
+    with tracer.start_as_current_span("near") as near:
+        assert await connection.copy_records_to_table(table_name="t", records=records()) == "COPY 1"
+    parents = {span.name: span.parent for span in spans.get_finished_spans()}
+    assert parents["between"].span_id == parents["COPY t"].span_id == near.get_span_context().span_id
 
 
 async def test_server_is_told(connection: Any, postgres: Any, spans: Any) -> None:

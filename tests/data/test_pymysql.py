@@ -7,7 +7,7 @@ import pymysql.cursors
 import pytest
 from opentelemetry.instrumentation.pymysql import PyMySQLInstrumentor
 
-from tests.data.driver_contract import DriverContract, only
+from tests.data.driver_contract import DriverContract, only, seen
 
 
 class TestPyMySQL(DriverContract):
@@ -37,6 +37,12 @@ class TestPyMySQL(DriverContract):
         assert len(cursor.fetchall()) == 2
         assert only(spans).attributes["db.query.text"] == "select ? as a union select ?"
         assert only(spans).attributes.get("db.response.returned_rows") == (None if kind.startswith("SS") else 2)
+
+    def test_what_is_sent_to_connect_is_no_statement(self, installed: None, spans: Any) -> None:
+        server = self.server
+        where = {"host": server.host, "port": server.port, "user": server.username, "database": server.database}
+        pymysql.connect(**where, init_command="set @a = 17", sql_mode="ANSI").close()
+        assert seen(spans) == []
 
     def test_callproc_is_one_statement(self, connection: Any, spans: Any) -> None:
         cursor = connection.cursor()

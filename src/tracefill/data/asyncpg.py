@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tracefill.context import current
 from tracefill.data import statements
 from tracefill.spans import Tracer
 from tracefill.wrapping import Patches, contrib_active
@@ -37,7 +38,8 @@ def patch() -> None:
     for name in ("_bind", "_bind_exec"):
         _patches.wrap(BaseCursor, name, _traced(_own))
     for name in ("_copy_in", "_copy_out"):
-        _patches.wrap(Connection, name, _traced(_first, beside_contrib=True))
+        _patches.wrap(Connection, name, _copies("{}"))
+    _patches.wrap(Connection, "copy_records_to_table", _copies("COPY {} FROM STDIN"))
     _patches.wrap(Connection, "reset", _quiet)
 
 
@@ -53,10 +55,10 @@ def _own(prepared: Any, _: tuple[Any, ...], __: dict[str, Any]) -> Any:
     return prepared._query
 
 
-def _traced(query: Callable[..., Any], beside_contrib: bool = False) -> Callable[[Any], Callable[..., Any]]:
+def _traced(query: Callable[..., Any]) -> Callable[[Any], Callable[..., Any]]:
     def make(original: Any) -> Callable[..., Any]:
         async def statement(self: Any, *arguments: Any, **named: Any) -> Any:
-            if not beside_contrib and contrib_active("opentelemetry.instrumentation.asyncpg", "AsyncPGInstrumentor"):
+            if contrib_active("opentelemetry.instrumentation.asyncpg", "AsyncPGInstrumentor"):
                 return await original(self, *arguments, **named)
             sql = query(self, arguments, named)
             with statements.scope(_tracer, "postgresql", sql, _where, self) as span:
@@ -66,6 +68,20 @@ def _traced(query: Callable[..., Any], beside_contrib: bool = False) -> Callable
                 return result
 
         return statement
+
+    return make
+
+
+def _copies(text: str) -> Callable[[Any], Callable[..., Any]]:
+    """Never current: where the rows come from and where they go is the program's own code."""
+
+    def make(original: Any) -> Callable[..., Any]:
+        async def copy(self: Any, *arguments: Any, **named: Any) -> Any:
+            sql = text.format(arguments[0] if arguments else named.get("table_name", ""))
+            with statements.lasting(_tracer, "postgresql", sql, _where, self, current()):
+                return await original(self, *arguments, **named)
+
+        return copy
 
     return make
 

@@ -4,27 +4,30 @@
     tracefill.install(only=["pymysql"])
     pymysql.connect(host="db").cursor().execute("select 1")     # a CLIENT span "SELECT"
 
-Every class of cursors, executemany (one span, into however many statements it is split) and callproc. With contrib's
-instrumentor active only what it misses gets a span.
+Every class of cursors, executemany (one span, into however many statements it is split) and callproc; what the driver
+sends when it connects is no statement of the program's. With contrib's instrumentor active only what it misses gets a span.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tracefill.data import statements
 from tracefill.spans import Tracer
 from tracefill.wrapping import Patches
 
-LIBRARIES = ("pymysql.cursors",)
+LIBRARIES = ("pymysql.connections",)
 
 _tracer = Tracer("tracefill.data.pymysql")
 _patches = Patches()
 
 
 def patch() -> None:
+    from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
+    _patches.wrap(Connection, "connect", _quiet)
     for name in ("execute", "executemany"):
         _patches.wrap(Cursor, name, statements.traced(_tracer, "mysql", _where))
     _patches.wrap(Cursor, "callproc", statements.called(_tracer, "mysql", _where))
@@ -32,6 +35,16 @@ def patch() -> None:
 
 def unpatch() -> None:
     _patches.undo()
+
+
+def _quiet(original: Any) -> Callable[..., Any]:
+    """`sql_mode` and `init_command` go through a cursor."""
+
+    def connect(self: Any, *arguments: Any, **named: Any) -> Any:
+        with statements.quiet():
+            return original(self, *arguments, **named)
+
+    return connect
 
 
 def _where(cursor: Any) -> dict[str, Any]:

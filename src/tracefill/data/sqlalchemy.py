@@ -6,13 +6,15 @@
         connection.execute(text("select 1"))            # a CLIENT span "SELECT"
 
 `trace(engine)` does it for one engine alone, without install(). The first statement of a connection says in
-`db.client.connection.wait_time` how many seconds the pool took to give it. What SQLAlchemy asks of the database for itself (when
-it first connects, pings, begins and commits) is no statement of the program's. The driver's instrumentation, ours or contrib's,
-keeps quiet below; where contrib's SQLAlchemyInstrumentor has a span for the statement, that is the one.
+`db.client.connection.wait_time` how many seconds the pool took to give it. What SQLAlchemy and the driver ask of the database for
+themselves (when they connect, set the isolation level, ping, begin, commit and fetch more rows) is no statement of the program's.
+The driver's instrumentation, ours or contrib's, keeps quiet below; where contrib's SQLAlchemyInstrumentor has a span for the
+statement, that is the one.
 """
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -33,6 +35,17 @@ _tracer = Tracer("tracefill.data.sqlalchemy")
 _patches = Patches()
 _covered: set[type] = set()
 _SYSTEMS = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}
+# What SQLAlchemy asks of a dialect for its own sake.
+_FOR_ITSELF = (
+    "initialize",
+    "get_isolation_level",
+    "set_isolation_level",
+    "reset_isolation_level",
+    "do_ping",
+    "do_begin",
+    "do_commit",
+    "do_rollback",
+)
 # How long the pool took to give each connection, until its first statement has said so.
 _waited_s: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
@@ -42,18 +55,21 @@ def trace(engine: EngineType) -> EngineType:
     sync_engine: Any = getattr(engine, "sync_engine", engine)
     dialect = sync_engine.dialect
     for name, make in _makers().items():
-        setattr(dialect, name, make(getattr(type(dialect), name)).__get__(dialect))
+        if hasattr(dialect, name):
+            setattr(dialect, name, make(getattr(type(dialect), name)).__get__(dialect))
     sync_engine.raw_connection = _waits(type(sync_engine).raw_connection).__get__(sync_engine)
     return engine
 
 
 def patch() -> None:
     from sqlalchemy.engine import Engine
-    from sqlalchemy.engine.default import DefaultDialect
+    from sqlalchemy.engine.cursor import BufferedRowCursorFetchStrategy
+    from sqlalchemy.engine.interfaces import Dialect
 
     _patches.wrap(Engine, "raw_connection", _waits)
-    _patches.wrap(DefaultDialect, "__init__", _covers)
-    _cover(DefaultDialect)
+    _cover(Dialect)
+    for name in ("_buffer_rows", "fetchmany", "fetchall"):
+        _patches.wrap(BufferedRowCursorFetchStrategy, name, _quiet)
 
 
 def unpatch() -> None:
@@ -63,7 +79,7 @@ def unpatch() -> None:
 
 def _makers() -> dict[str, Callable[[Any], Callable[..., Any]]]:
     executes = dict.fromkeys(("do_execute", "do_executemany", "do_execute_no_params"), _statement)
-    return executes | dict.fromkeys(("initialize", "do_ping", "do_begin", "do_commit", "do_rollback"), _quiet)
+    return executes | {"on_connect_url": _connects} | dict.fromkeys(_FOR_ITSELF, _quiet)
 
 
 def _cover(dialect: type) -> None:
@@ -76,17 +92,6 @@ def _cover(dialect: type) -> None:
     derived: type
     for derived in dialect.__subclasses__():
         _cover(derived)
-
-
-def _covers(original: Any) -> Callable[..., None]:
-    def __init__(self: Any, *arguments: Any, **named: Any) -> None:
-        original(self, *arguments, **named)
-        if type(self) not in _covered:  # imported since
-            for kind in type(self).__mro__[:-1]:
-                if hasattr(kind, "do_execute"):
-                    _cover(kind)
-
-    return __init__
 
 
 def _statement(original: Any) -> Callable[..., Any]:
@@ -110,8 +115,26 @@ def _quiet(original: Any) -> Callable[..., Any]:
     return quiet
 
 
+def _connects(original: Any) -> Callable[..., Any]:
+    """What the dialect does with each new connection is quiet; the program's own listeners are not."""
+
+    def on_connect_url(self: Any, *arguments: Any, **named: Any) -> Any:
+        on_connect = original(self, *arguments, **named)
+        return None if on_connect is None else functools.partial(_quietly, on_connect)
+
+    return on_connect_url
+
+
+def _quietly(function: Callable[..., Any], *arguments: Any) -> Any:
+    with statements.quiet():
+        return function(*arguments)
+
+
 def _waits(original: Any) -> Callable[..., Any]:
     def raw_connection(self: Any, *arguments: Any, **named: Any) -> Any:
+        if _patches.active and type(self.dialect) not in _covered:  # imported since
+            for kind in type(self.dialect).__mro__[:-1]:
+                _cover(kind)
         begun = time.perf_counter()
         connection = original(self, *arguments, **named)
         _waited_s[connection] = time.perf_counter() - begun
