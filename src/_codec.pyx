@@ -1067,7 +1067,14 @@ def encode_baggage(members):
 cdef uint64_t extracted[<int>FORMATS]
 cdef uint64_t malformed[<int>FORMATS][<int>REASONS_COUNT]
 cdef uint64_t missing
+cdef uint64_t unread[<int>FORMATS]
 cdef object logger = None
+
+# The carriers without anything for the propagator are those that most requests of some services have. The first ones are all
+# looked through for formats that nobody reads; later one in so many, which then counts for all of them.
+cdef enum:
+    LOOKED_THROUGH = 1024
+    ONE_IN = 64
 
 cdef int log_ignored(object header, object why) except -1:
     global logger
@@ -1084,11 +1091,12 @@ cdef int ignore(int format, Reason reason) except -1:
     return log_ignored(FORMAT_FIELDS[FORMAT_NAMES[format]][0], REASONS[<int>reason])
 
 def counters():
-    """What the core has seen in this process: {'extracted': {format: n}, 'missing': n, 'malformed': {(format, reason): n}}."""
+    """What the core has seen in this process; see the stub."""
     cdef int f, r
     return {
         "extracted": {FORMAT_NAMES[f]: extracted[f] for f in range(FORMATS) if extracted[f]},
         "missing": missing,
+        "unread": {FORMAT_NAMES[f]: unread[f] for f in range(FORMATS) if unread[f]},
         "malformed": {
             (FORMAT_NAMES[f], REASONS[r]): malformed[f][r]
             for f in range(FORMATS) for r in range(REASONS_COUNT) if malformed[f][r]
@@ -2371,6 +2379,7 @@ cdef class Propagator:
     cdef bint lone           # reads tracecontext and nothing else
     cdef bint sticky         # writes a format that knows of debug
     cdef uint32_t wanted
+    cdef uint32_t unread     # the first header of each text format that it does not read
 
     def __init__(self, extract=(), inject=(), baggage=False, defer="accept"):
         cdef int f
@@ -2398,6 +2407,10 @@ cdef class Propagator:
         if baggage:
             self.wanted |= 1u << <int>H_BAGGAGE
         self.lone = self.readers == 1 and self.reads[0] == F_TRACECONTEXT and not baggage
+        self.unread = 0
+        for f in range(<int>F_GRPC_BIN if self.readers else 0):
+            self.unread |= 1u << FIRST[f]
+        self.unread &= ~self.wanted
 
     def extract(self, carrier, context=None, getter=None):
         global missing
@@ -2407,6 +2420,9 @@ cdef class Propagator:
             if self.lone and value_in(carrier, "traceparent") is None:
                 # The commonest case of all, and the one whose price nobody wants to see.
                 missing += 1
+                c.shape = EXACT_DICT
+                c.held = <PyObject*>carrier
+                self.count_unread(&c)
                 return empty_one() if context is None else context
             c.shape = EXACT_DICT
             c.held = <PyObject*>carrier
@@ -2415,6 +2431,29 @@ cdef class Propagator:
         found = self.extract_from(&c, context)
         del held
         return found
+
+    cdef inline int count_unread(self, Carrier* c) except -1:
+        """Nothing was found in this carrier, the `missing`th; has it headers of formats that this propagator does not read?"""
+        if self.unread and (missing <= LOOKED_THROUGH or missing % ONE_IN == 0):
+            self.look_for_unread(c, 1 if missing <= LOOKED_THROUGH else ONE_IN)
+        return 0
+
+    cdef int look_for_unread(self, Carrier* c, int weight) except -1:
+        cdef int f
+        copy = None
+        if c.shape == GETTER:
+            return 0    # a stranger's code, which expects to be asked for what is read
+        if c.shape == EXACT_DICT:
+            if TF_FREE_THREADED:
+                copy = dict(<dict>c.held)
+                c.held = <PyObject*>copy
+            c.shape = FOLDED_DICT
+        if c.shape != ENVIRON:
+            scan(c, self.unread)
+        for f in range(F_GRPC_BIN):
+            if self.unread >> FIRST[f] & 1 and fetch(c, FIRST[f]) is not None:
+                unread[f] += weight
+        return 0
 
     cdef bint find(self, Carrier* c, Position* position) except -1:
         """The first valid format, in order."""
@@ -2462,6 +2501,7 @@ cdef class Propagator:
         if found:
             return self.found_in(&position, trace_state, members, context)
         missing += 1
+        self.count_unread(c)
         if members is not None:
             return context_with(context, None, members, None)
         if context is not None:

@@ -268,7 +268,12 @@ class BaggageValue(str):
     coded: str
 
 def counters() -> dict[str, Any]:
-    """What the core has seen in this process: {"extracted": {format: n}, "missing": n, "malformed": {(format, reason): n}}."""
+    """What the core has seen in this process: {"extracted": {format: n}, "missing": n, "unread": {format: n},
+    "malformed": {(format, reason): n}}.
+
+    `missing` are the carriers in which a propagator found nothing of what it reads, `unread` those of them with a header of a format
+    that it does not read: all of the first 1,024 are looked through, later one in 64, which counts for 64.
+    """
 
 def hex_implementations() -> dict[str, tuple[Callable[[bytes], int | None], Callable[[int], bytes]]]: ...
 

@@ -195,10 +195,6 @@ def weird_span(draw: Callable[[Any], Any]) -> Span:
 weird_systems = st.lists(st.composite(weird_span)(), max_size=14)
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="examples still follow the order of the input among several copies of one span whose links differ",
-)
 @settings(deadline=None, max_examples=300)
 @given(weird_systems, st.randoms(use_true_random=False))
 def test_any_spans_make_a_document_that_adds_up(spans: list[Span], dice: random.Random) -> None:

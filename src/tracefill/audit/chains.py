@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -310,9 +311,8 @@ class Report:
                 grouped[(one.cause, *self._names(routes, at).values())].append((one, routes, part))
         findings = [self._finding(key, parts) for key, parts in grouped.items()]
         order_of = {cause: number for number, cause in enumerate(BREAKS)}
-        return sorted(
-            findings, key=lambda f: (order_of[f["cause"]], -f["count"], f["from"], f["to"], f["via"], f["library"])
-        )
+        route = itemgetter("from", "to", "via", "library", "layer")
+        return sorted(findings, key=lambda f: (order_of[f["cause"]], -f["count"], route(f)))
 
     def _finding(self, key: tuple[str, ...], parts: list[tuple[Instances, Routes, Array]]) -> dict[str, Any]:
         cause, layer, source, target, via, library = key

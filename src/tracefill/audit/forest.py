@@ -26,6 +26,7 @@ _IDENTITY = (
 _LATER_COMES_LATER = ("start", "end", "parent_id", "name", "kind", "service", "process")
 # Twins that differ in these are one span all the same; which of them stays must not depend on the order they came in.
 _TWINS_DIFFER = ("library", "destination", "peer", "thread", "database", "subject")
+_LINK = ("link_row", "link_trace_id_high", "link_trace_id_low", "link_span_id")
 _TEXTS = ("name", "service", "process", "library", "destination", "peer")
 
 
@@ -293,8 +294,20 @@ def _by_content(spans: Spans, ordered_keys: Array, order: Array) -> Array:
         _text_ranks(spans, name, rows) if name in _TEXTS else spans[name][rows]
         for name in (*_LATER_COMES_LATER, *_TWINS_DIFFER)
     ]
+    columns.append(_link_ranks(spans, rows))
     order[positions] = rows[np.lexsort((*columns[::-1], ordered_keys[positions]))]
     return order
+
+
+def _link_ranks(spans: Spans, rows: Array) -> Array:
+    """The order of these rows by what they link to."""
+    linked: dict[int, list[tuple[int, ...]]] = {int(row): [] for row in rows[is_in(rows, spans["link_row"])]}
+    told = np.flatnonzero(is_in(spans["link_row"], rows))
+    parts = (spans[name][told].tolist() for name in _LINK)
+    for row, *link in zip(*parts, strict=True):
+        linked[row].append(tuple(link))
+    ranks = {row: rank for rank, row in enumerate(sorted(linked, key=linked.__getitem__), 1)}
+    return np.array([ranks.get(row, 0) for row in rows.tolist()]) if ranks else np.zeros(len(rows), np.int64)
 
 
 def _text_ranks(spans: Spans, column: str, rows: Array) -> Array:
