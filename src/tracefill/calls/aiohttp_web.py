@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tracefill import tags
 from tracefill.calls.http_spans import (
     SHOWN_CHARACTERS,
     HeaderCapture,
@@ -63,6 +64,8 @@ def _handle_request(original: Any) -> Callable[..., Any]:
     async def handle_request(self: Any, request: Any, start_time: Any, request_handler: Any) -> Any:
         sent = request.headers.getall("X-Request-ID", [None])
         arrival = further_in(extract(request.headers), ",".join(sent) if sent[0] is not None else None)
+        if tags.declared():
+            arrival.bring_tags(request.headers, request.path)
         arrival.within(request)
         try:
             if _has_contrib(request_handler):

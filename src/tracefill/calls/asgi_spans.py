@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from opentelemetry.trace import Span
 
+from tracefill import tags
 from tracefill.calls.http_spans import (
     SHOWN_CHARACTERS,
     HeaderCapture,
@@ -80,6 +81,8 @@ class Middleware:
             context = extract(asgi_scope, base)
         else:
             context = extract(asgi_scope)
+        if arrival is None and tags.declared():
+            context = tags.received(context, asgi_scope.get("headers", ()), asgi_scope.get("path", ""))
         if not _tracer.records(context) or (self._excluded is not None and self._excluded(_url(asgi_scope))):
             with scope(context):
                 return await self.app(asgi_scope, receive, send)

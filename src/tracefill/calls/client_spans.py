@@ -24,6 +24,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
+from tracefill import tags
 from tracefill._codec import Scope, with_span
 from tracefill.calls.http_spans import (
     HeaderCapture,
@@ -36,7 +37,7 @@ from tracefill.calls.http_spans import (
     span_name,
 )
 from tracefill.carriers import pairs, setter
-from tracefill.context import current, inject, scope
+from tracefill.context import current, scope
 from tracefill.edge import request_ids
 from tracefill.spans import Tracer, suppressed
 from tracefill.wrapping import contrib_active
@@ -48,6 +49,7 @@ _CALL = "tracefill-http-call"
 _SUPPRESS_HTTP: str = getattr(otel_context, "_SUPPRESS_HTTP_INSTRUMENTATION_KEY", "suppress_http_instrumentation")
 
 _AUTHORITY = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://(?:[^/?#]*@)?([^/?#]*)")
+_PLAIN_AUTHORITY = re.compile(r"(?:[^@\\\s]*@)?[^@\\\s]+")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _VERSIONS = {9: "0.9", 10: "1.0", 11: "1.1", 20: "2"}
 
@@ -87,7 +89,7 @@ class Client:
             span = self._tracer.start(
                 span_name(method), "client", outer, lambda: self._attributes(method, url, headers, resends)
             )
-        return Call(self, outer, span, resends)
+        return Call(self, outer, span, resends, url, headers)
 
     def takes(self, context: Context | None = None) -> bool:
         """False where requests sent in this context (default: of now) belong to a call of another library, or to nobody."""
@@ -133,9 +135,13 @@ class Client:
 class Call:
     """One request and its answer. `outer` is the context of the caller, `inside` that in which the library works."""
 
-    __slots__ = ("_scope", "client", "inside", "is_over", "outer", "resends", "span")
+    __slots__ = ("_given", "_scope", "_url", "client", "inside", "is_over", "outer", "resends", "span")
 
-    def __init__(self, client: Client, outer: Context, span: Span | None, resends: int) -> None:
+    def __init__(
+        self, client: Client, outer: Context, span: Span | None, resends: int, url: str, given: Any = ()
+    ) -> None:
+        self._url = url
+        self._given = given
         self.client = client
         self.outer = outer
         self.span = span
@@ -146,9 +152,11 @@ class Call:
             self.inside = Context({**self.inside, _CALL: self, _SUPPRESS_HTTP: True})
         self._scope: Scope | None = None
 
-    def inject(self, headers: Any) -> None:
-        """Writes the position of this request, and the request id where the caller has set none, into what is sent."""
-        inject(headers, self.inside)
+    def inject(self, headers: Any, *, follows: bool = False) -> None:
+        """Writes the position of this request, its tags as far as they may go to this host, and the request id where the
+        caller has set none, into what is sent. `follows`: the library follows redirects with these headers, to any host."""
+        host = _host(self._url) if tags.declared() and not follows else None
+        tags.inject(headers, self.inside, host, self._given)
         request_id = request_ids.current(self.outer)
         if request_id is not None and not _holds(headers, request_ids.HEADER):
             setter.set(headers, request_ids.HEADER, request_id)
@@ -207,6 +215,18 @@ def take_off_stale(client: Client, owner: Any, name: str, mark: str) -> None:
     function = vars(owner)[name]
     if hasattr(function, mark) and not client.contrib_active:
         setattr(owner, name, function.__wrapped__)
+
+
+def _host(url: str) -> str | None:
+    """The host of a URL; None where readers could disagree about it.
+
+    >>> _host("http://me:secret@orders:8000/1"), _host("http://evil.example\\\\@orders/"), _host("/orders")
+    ('orders', None, None)
+    """
+    target = _AUTHORITY.match(url)
+    if target is None or not _PLAIN_AUTHORITY.fullmatch(url[target.end(1) + 3 : target.end(2)]):
+        return None
+    return server_address(target.group(2)).get("server.address")
 
 
 def _holds(headers: Any, name: str) -> bool:

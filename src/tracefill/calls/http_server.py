@@ -10,7 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
+from tracefill import tags
 from tracefill.calls.http_spans import (
     SHOWN_CHARACTERS,
     HeaderCapture,
@@ -65,6 +67,8 @@ class _Request:
         handler = self._handler
         sent = handler.headers.get_all("X-Request-ID") or [None]
         arrival = self.arrival = further_in(extract(handler.headers), ",".join(sent) if sent[0] is not None else None)
+        if tags.declared():
+            arrival.bring_tags(handler.headers, unquote(handler.path.partition("?")[0]))
         if _tracer.records(arrival.context) and not (_excluded is not None and _excluded(_url(handler))):
             arrival.begin(_tracer, span_name(handler.command), lambda: _attributes(handler))
         self._scope = scope(arrival.inside)
@@ -77,6 +81,7 @@ class _Request:
         if self.arrival.span is not None:
             if error is not None:
                 record_failure(self.arrival.span, error)
+            self.arrival.over()
             self.arrival.span.end()
 
 

@@ -151,7 +151,7 @@ def _begin(curl: Any) -> None:
     if call is None:
         return
     ours = dict(pairs)
-    call.inject(ours)
+    call.inject(ours, follows=bool(_option(told, "FOLLOWLOCATION")))
     changed = {name: value for name, value in ours.items() if dict(pairs).get(name) != value}
     replaced = {name.lower() for name in changed}
     kept = [line for line in own if line.partition(":")[0].strip().lower() not in replaced]

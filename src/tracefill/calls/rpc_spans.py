@@ -19,9 +19,10 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Span, Status, StatusCode
 
+from tracefill import tags
 from tracefill._codec import with_span
 from tracefill.calls.http_spans import call_hook, record_failure
-from tracefill.context import current, extract, inject
+from tracefill.context import current, extract
 from tracefill.edge import request_ids
 from tracefill.edge.arrivals import Arrival, further_in
 from tracefill.formats import GRPC_BIN
@@ -75,12 +76,12 @@ def begin_client(method: str | bytes, target: str | bytes, request: Any = None, 
     if suppressed(outer) or _is_excluded(method):
         return None
     if not _tracer.records(outer):
-        return ClientCall(outer, None)
+        return ClientCall(outer, None, target=target)
     span = _tracer.start(method.lstrip("/"), "client", outer, lambda: _attributes(method, target))
     hook = getattr(like, "_request_hook", None)
     if callable(hook):
         call_hook(hook, span, request)
-    return ClientCall(outer, span, getattr(like, "_response_hook", None))
+    return ClientCall(outer, span, getattr(like, "_response_hook", None), target)
 
 
 def begin_server(method: str, metadata: Metadata | None) -> ServerCall | None:
@@ -90,6 +91,8 @@ def begin_server(method: str, metadata: Metadata | None) -> ServerCall | None:
     given = list(metadata or ())
     sent = next((value for key, value in given if key == "x-request-id"), None)
     arrival = further_in(metadata_context(given), sent)
+    if tags.declared():
+        arrival.bring_tags(given, method)
     if not _tracer.records(arrival.context):
         return ServerCall(arrival, None)
     return ServerCall(arrival, arrival.begin(_tracer, method.lstrip("/"), lambda: _attributes(method)))
@@ -110,10 +113,11 @@ def metadata_context(metadata: Metadata) -> Context:
 class ClientCall:
     """One call and its answer; ends once, however often it is told."""
 
-    __slots__ = ("_hook", "_is_over", "_span", "inside")
+    __slots__ = ("_hook", "_is_over", "_span", "_target", "inside")
 
-    def __init__(self, outer: Context, span: Span | None, response_hook: Any = None) -> None:
+    def __init__(self, outer: Context, span: Span | None, response_hook: Any = None, target: str | bytes = "") -> None:
         self._span = span
+        self._target = target
         self._hook = response_hook
         self._is_over = False
         self.inside = outer if span is None else with_span(outer, span)
@@ -124,7 +128,7 @@ class ClientCall:
         if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in kept):
             return given  # which gRPC itself will refuse
         ours: dict[str, Any] = {}
-        inject(ours, self.inside)
+        tags.inject(ours, self.inside, _host(self._target) if tags.declared() else None, kept)
         ours = {key.lower(): value for key, value in ours.items()}
         request_id = request_ids.current(self.inside)
         if request_id is not None and all(key != "x-request-id" for key, _ in kept):
@@ -219,6 +223,7 @@ class ServerCall:
         self._end(*self._outcome)
 
     def _end(self, code: str, details: str | None, error: BaseException | None) -> None:
+        tags.over(self.inside, self._span)
         if self._span is None:
             return
         self._span.set_attribute("rpc.response.status_code", code)
@@ -242,6 +247,10 @@ def _attributes(method: str, target: str | bytes = b"") -> Mapping[str, Any]:
     if text:
         attributes.update(_address(text))
     return attributes
+
+
+def _host(target: str | bytes) -> str | None:
+    return _address(target.decode() if isinstance(target, bytes) else target).get("server.address")
 
 
 def _address(target: str) -> dict[str, Any]:

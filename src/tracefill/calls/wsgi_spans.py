@@ -9,6 +9,7 @@ from urllib.parse import quote
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
+from tracefill import tags
 from tracefill.calls.http_spans import (
     SHOWN_CHARACTERS,
     HeaderCapture,
@@ -25,7 +26,7 @@ from tracefill.context import current, extract, scope
 from tracefill.edge.arrivals import KEY, Arrival, caller
 from tracefill.edge.bodies import covered
 from tracefill.edge.entrances import Serving
-from tracefill.edge.wsgi import Edge, Environ, StartResponse, WSGIApplication
+from tracefill.edge.wsgi import Edge, Environ, StartResponse, WSGIApplication, path_of
 from tracefill.spans import Tracer
 
 __all__ = ["Middleware", "routed", "serving"]
@@ -79,6 +80,8 @@ class Middleware:
             context = extract(environ, base)
         else:
             context = extract(environ)
+        if arrival is None and tags.declared():
+            context = tags.received(context, environ, path_of(environ))
         if not _tracer.records(context) or (self._excluded is not None and self._excluded(_url(environ))):
             return self._pass(environ, start_response, context)
         return self._record(environ, start_response, arrival or Arrival(context))

@@ -18,7 +18,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span
 
-from tracefill import _codec
+from tracefill import _codec, tags
 from tracefill._codec import snapshot, with_span
 from tracefill.context import current
 from tracefill.edge import request_ids, root_ids
@@ -83,9 +83,13 @@ class Arrival:
         self.carrier = carrier
         return carrier
 
+    def bring_tags(self, carrier: Any, path: str, trusted: bool = True) -> None:
+        """The business tags that the request says of itself are in force."""
+        self.context = self.inside = tags.received(self.context, carrier, path, trusted)
+
     def attributes(self) -> dict[str, Any]:
-        """What the server span says of the request id."""
-        said: dict[str, Any] = {}
+        """What the server span says of the request id and of tags."""
+        said: dict[str, Any] = {**tags.attributes(self.context)}
         if self.request_id is not None:
             said["request_id"] = self.request_id
         if self.sent is not None:
@@ -124,6 +128,7 @@ class Arrival:
             self.adopted = Held(span)
         if self.request_id is not None:
             context = request_ids.in_context(context, self.request_id)
+        context = tags.taken_over(context, self.context)
         self.inside = with_span(context, span)
         return context
 
@@ -143,6 +148,7 @@ class Arrival:
 
     def over(self) -> None:
         """The response is complete: an adopted span may end."""
+        tags.over(self.context, self.span)
         if self.adopted is not None:
             self.adopted.release()
             self.adopted = None

@@ -8,6 +8,7 @@ from typing import Any
 
 from opentelemetry.context import Context
 
+from tracefill import tags
 from tracefill.context import extract, scope
 from tracefill.edge import makers, root_ids
 from tracefill.edge.arrivals import KEY, Arrival, caller, further_in
@@ -83,6 +84,8 @@ class Edge:
         """Who the request is, and the scope that the application is to see."""
         headers = asgi_scope.get("headers", ())
         arrival = further_in(extract(asgi_scope, base), header(headers, b"x-request-id"))
+        if tags.declared():
+            arrival.bring_tags(headers, asgi_scope.get("path", ""))
         if others and header(headers, b"traceparent") is None:
             written = as_pairs(arrival.written())
             if written:

@@ -7,12 +7,13 @@ from typing import Any
 
 from opentelemetry.context import Context
 
+from tracefill import tags
 from tracefill.context import extract, scope
 from tracefill.edge import makers, root_ids
 from tracefill.edge.arrivals import KEY, Arrival, caller, further_in
 from tracefill.edge.bodies import covered
 
-__all__ = ["Edge", "Environ", "StartResponse", "WSGIApplication", "as_environ"]
+__all__ = ["Edge", "Environ", "StartResponse", "WSGIApplication", "as_environ", "path_of"]
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -54,6 +55,8 @@ class Edge:
     def _meet(self, environ: Environ, base: Context | None, others: bool) -> tuple[Environ, Arrival]:
         """Who the request is, and the environ that the application is to see."""
         arrival = further_in(extract(environ, base), environ.get("HTTP_X_REQUEST_ID"))
+        if tags.declared():
+            arrival.bring_tags(environ, path_of(environ))
         if others and "HTTP_TRACEPARENT" not in environ:
             environ.update(as_environ(arrival.written()))
         return environ, arrival
@@ -77,6 +80,12 @@ class Edge:
             if others:
                 root_ids.forget()
         return body if arrival.begun else covered(body, environ, arrival.inside, over)
+
+
+def path_of(environ: Environ) -> str:
+    """The path, without percent codes."""
+    path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    return path.encode("latin-1", "replace").decode("utf-8", "replace")
 
 
 def as_environ(headers: dict[str, str]) -> Environ:

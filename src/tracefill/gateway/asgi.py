@@ -11,6 +11,7 @@ from __future__ import annotations
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
+from tracefill import tags
 from tracefill.context import extract, inject, scope
 from tracefill.edge import request_ids
 from tracefill.edge.arrivals import Arrival
@@ -38,6 +39,8 @@ class Gateway(Edge):
         trusted = is_trusted(self._trusted, asgi_scope)
         lines = list(asgi_scope.get("headers", ()))
         arrival = identify(extract(lines), header(lines, b"x-request-id"), trusted, others, self.spanned)
+        if tags.declared():
+            arrival.bring_tags(lines, asgi_scope.get("path", ""), trusted)
         headers = [*as_pairs(written(arrival, others)), *(_believed(lines) if trusted else _stripped(lines))]
 
         def deny(span: Span) -> None:

@@ -7,7 +7,8 @@
     structlog.configure(processors=[add_context, ...])  # structlog
 
 The fields are those of OpenTelemetry's logging instrumentation, `otelTraceID`, `otelSpanID`, `otelTraceSampled` and
-`otelServiceName`, and `request_id`; outside of a request they are "0", "0", False, the service's name and "".
+`otelServiceName`, and `request_id`; outside of a request they are "0", "0", False, the service's name and "". Business tags that
+are declared with `log` are fields too, "" where they have no value.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 from opentelemetry import trace
 
+from tracefill import tags
 from tracefill._codec import snapshot
 from tracefill.wrapping import Patches
 
@@ -40,6 +42,7 @@ def add_context(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapp
     >>> add_context(None, "info", {"event": "paid"})["request_id"]
     ''
     """
+    tags.notice(event)
     for name, value in _fields().items():
         event.setdefault(name, value)
     return event
@@ -76,6 +79,7 @@ def _make_record(original: Any) -> Callable[..., logging.LogRecord]:
 
 def _add_fields(record: logging.LogRecord) -> None:
     present = vars(record)
+    tags.notice(present)
     for name, value in _fields().items():
         present.setdefault(name, value)
 
@@ -89,6 +93,7 @@ def _fields() -> dict[str, Any]:
             "otelTraceSampled": bool(known and here.flags & 1),
             "otelServiceName": _service_name(),
             "request_id": here.request_id or "",
+            **tags.log_fields(),
         }
 
 

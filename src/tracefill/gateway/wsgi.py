@@ -13,10 +13,11 @@ from collections.abc import Iterable
 from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
+from tracefill import tags
 from tracefill.context import extract, inject, scope
 from tracefill.edge import request_ids
 from tracefill.edge.arrivals import Arrival
-from tracefill.edge.wsgi import Edge, Environ, WSGIApplication, as_environ
+from tracefill.edge.wsgi import Edge, Environ, WSGIApplication, as_environ, path_of
 from tracefill.gateway.identity import OURS, STRANGE, STRANGE_PREFIXES, Trust, identify, is_trusted, unsampled, written
 
 __all__ = ["Gateway", "extract", "inject", "scope"]
@@ -40,6 +41,8 @@ class Gateway(Edge):
         trusted = is_trusted(self._trusted, environ)
         sent = environ.get("HTTP_X_REQUEST_ID")
         arrival = identify(extract(environ), sent, trusted, others, self.spanned)
+        if tags.declared():
+            arrival.bring_tags(environ, path_of(environ), trusted)
         inner = _without(environ, _OURS) if trusted else _stripped(environ)
         inner.update(as_environ(written(arrival, others)))
 
