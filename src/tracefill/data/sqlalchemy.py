@@ -68,7 +68,7 @@ def patch() -> None:
 
     _patches.wrap(Engine, "raw_connection", _waits)
     _cover(Dialect)
-    for name in ("_buffer_rows", "fetchmany", "fetchall"):
+    for name in ("__init__", "_buffer_rows", "fetchmany", "fetchall"):
         _patches.wrap(BufferedRowCursorFetchStrategy, name, _quiet)
 
 
