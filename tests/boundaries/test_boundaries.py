@@ -17,13 +17,6 @@ FILES = sorted(
 # Boundaries that still lose the chain, each with the reason; `make test` counts them as expected failures.
 OPEN = {
     ("aiokafka_", "loop_to_queue"): "asyncio.Queue does not carry the context yet",
-    (
-        "data",
-        "sqlalchemy_postgres",
-    ): "what the driver sends when it connects is counted beside the program's statements",
-    ("data", "sqlalchemy_mariadb"): "what the driver sends when it connects is counted beside the program's statements",
-    ("data", "sqlalchemy_asyncpg"): "contrib's asyncpg spans stand beside SQLAlchemy's",
-    ("data", "pymysql_rest"): "one of PyMySQL's ways to run a statement has no span",
     ("servers_aiohttp", "task"): "the server span ends before a task that was started and not waited for, with contrib",
     ("servers_flask", "pool"): "the server span ends before work that was handed to a pool and not waited for",
     ("servers_wsgi", "pool"): "the server span ends before work that was handed to a pool and not waited for",
