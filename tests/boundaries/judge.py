@@ -26,6 +26,7 @@ def run(path: str, name: str, mode: str, addresses: Mapping[str, str] | None = N
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "spans.jsonl")
         out.touch()
+        first = constant(path, "FIRST") or ""  # what such a program does before it imports anything else
         environment = {
             **os.environ,
             "BOUNDARY_OUT": str(out),
@@ -40,7 +41,7 @@ def run(path: str, name: str, mode: str, addresses: Mapping[str, str] | None = N
             environment |= {"OTEL_PROPAGATORS": "tracefill", "OTEL_PYTHON_CONTEXT": "tracefill"}
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "tests.boundaries", "--inside", path, name],
+                [sys.executable, "-c", f"{first}\nimport tests.boundaries.__main__", "--inside", path, name],
                 cwd=ROOT,
                 env=environment,
                 capture_output=True,
