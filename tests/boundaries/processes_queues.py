@@ -150,8 +150,8 @@ def queue_hops(b: Program) -> None:
 def queue_results(b: Program) -> None:
     jobs, results = fork.Queue(), fork.Queue()
     process = start(fork, serve, jobs, results)
-    with b.span("asks"):
-        jobs.put("check")
+    with b.near("a"):
+        jobs.put("a")
     with b.near():
         results.get()
         b.far()

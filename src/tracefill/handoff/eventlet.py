@@ -62,6 +62,18 @@ def _spawn_n(original: Callable[..., Any]) -> Callable[..., Any]:
     return spawn_n
 
 
+def _pool_spawn_n(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Which passes a method of its own to `spawn_n`, that would hide a worker."""
+
+    def spawn_n(self: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+        if not current() or not is_worker(function):
+            return original(self, function, *args, **kwargs)
+        with scope(NOTHING):
+            return original(self, function, *args, **kwargs)
+
+    return spawn_n
+
+
 def _execute(original: Callable[..., Any]) -> Callable[..., Any]:
     def execute(meth: Any, *args: Any, **kwargs: Any) -> Any:
         return original(bind(meth) if callable(meth) else meth, *args, **kwargs)
@@ -80,6 +92,7 @@ def patch() -> None:
         _patches.wrap(module, "spawn_n", _spawn_n)
         _patches.wrap(module, "spawn_after", _spawn_after)
     _patches.wrap(eventlet.greenthread, "spawn_after_local", _spawn_after)
+    _patches.wrap(eventlet.GreenPool, "spawn_n", _pool_spawn_n)
     _patches.wrap(eventlet.tpool, "execute", _execute)
 
 

@@ -10,11 +10,12 @@ greenlet 1.0 and later. Covers what is built on plain greenlets, too; `gevent` a
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 from tracefill.context import current
 from tracefill.handoff.carried import variables_with
-from tracefill.handoff.workers import is_worker
+from tracefill.handoff.workers import is_library, is_worker
 from tracefill.wrapping import Patches
 
 LIBRARIES = ("greenlet",)
@@ -25,13 +26,19 @@ _patches = Patches()
 def _init(original: Callable[..., Any]) -> Callable[..., Any]:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
-        run = args[0] if args else kwargs.get("run")
-        # One without `run` is started by the library that derives from it. And some keep this method when it is patched no more.
+        run = args[0] if args else kwargs.get("run") or _own_run(type(self))
+        # Some keep this method when it is patched no more.
         here = current() if run is not None and _patches.active else None
         if here and not is_worker(run):
             self.gr_context = variables_with(here)
 
     return __init__
+
+
+def _own_run(kind: type) -> Any:
+    """The `run` of a class of the program. A library that derives classes from greenlets starts them for others, too."""
+    run = getattr(kind, "run", None)
+    return run if isinstance(run, FunctionType) and not is_library(run.__code__) else None
 
 
 def patch() -> None:

@@ -286,17 +286,25 @@ def patch() -> None:
     _get_code = asyncio.Queue.get.__code__
     for ours_or_stock in (consume, queue.Queue, asyncio.Queue):
         stands_between(ours_or_stock)
-    for kind in (queue.LifoQueue, queue.PriorityQueue, asyncio.LifoQueue, asyncio.PriorityQueue):
+    kinds = (queue.LifoQueue, queue.PriorityQueue, asyncio.LifoQueue, asyncio.PriorityQueue)
+    for kind in filter(_is_stock, kinds):
         _meet(kind)
-    _patches.wrap(queue.Queue, "put", _meeting)
+    if _is_stock(queue.Queue):
+        _patches.wrap(queue.Queue, "put", _meeting)
     _patches.wrap(asyncio.Queue, "put_nowait", _meeting)
-    for name in ("put", "put_nowait"):
-        _patches.wrap(queue.SimpleQueue, name, _simple_put)
-    for name in ("get", "get_nowait"):
-        _patches.wrap(queue.SimpleQueue, name, _simple_get)
+    if _is_stock(queue.SimpleQueue):
+        for name in ("put", "put_nowait"):
+            _patches.wrap(queue.SimpleQueue, name, _simple_put)
+        for name in ("get", "get_nowait"):
+            _patches.wrap(queue.SimpleQueue, name, _simple_get)
     if sys.version_info < (3, 12):
         for module in (asyncio, asyncio.tasks):
             _patches.wrap(module, "wait_for", _wait_for)
+
+
+def _is_stock(kind: type) -> bool:
+    """False for what gevent or eventlet have put in the place of a class of Python's: see gevent_queues.py, eventlet_queues.py."""
+    return kind.__module__ in ("queue", "_queue", "asyncio.queues")
 
 
 def unpatch() -> None:
