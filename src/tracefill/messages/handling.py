@@ -123,7 +123,7 @@ class Handling:
         return isinstance(self.message, Several)
 
     def is_of(self, message: Any) -> bool:
-        return self.message is message or (self.is_batch and self.message == message)
+        return self.message is message or (isinstance(self.message, tuple) and self.message == message)
 
     def work_begins(self, context: Context) -> None:
         """A span is about to be started under this handling, whose context this is."""
@@ -554,6 +554,7 @@ class Processing:
     def __enter__(self) -> Span:
         if suppressed():
             return INVALID_SPAN
+        _settle()
         held = handled()
         self._ours = held is None or not held.is_of(self._message)
         if self._ours:
@@ -646,7 +647,9 @@ def republished(destination: str, body: Any, headers: Any) -> Republished | None
         return None
     before = source.headers(message)
     original = original_of(before) or source.destination(message)
-    if original not in destination or (attempt_of(headers) or 1) > (attempt_of(before) or 1):
+    if not any(name in destination for name in (original, *source.names(message))):
         return None
+    if (attempt_of(headers) or 1) > (attempt_of(before) or 1):
+        return None  # it counts by itself
     is_last = any(word in destination.lower() for word in ("dlq", "dlt", "dead"))
     return Republished((attempt_of(before) or 1) + (not is_last), original)

@@ -105,6 +105,10 @@ class Source(ABC):
     @abstractmethod
     def destination(self, message: Any) -> str: ...
 
+    def names(self, message: Any) -> tuple[str, ...]:
+        """What it may be sent to for another attempt: names that the place of the next one has in its own."""
+        return (self.destination(message),)
+
     @abstractmethod
     def headers(self, message: Any) -> Any:
         """The carrier of its trace headers, or None."""
@@ -232,10 +236,12 @@ def attempt_of(headers: Any) -> int | None:
     3
     """
     lines = _last_of_each(headers)
+    counted = next((number for name in _ATTEMPT if (number := _number(lines.get(name))) is not None), None)
     deaths = lines.get("x-death")
     if isinstance(deaths, list) and deaths and isinstance(deaths[0], Mapping):
-        return 1 + sum(_number(death.get("count")) or 1 for death in deaths if isinstance(death, Mapping))
-    return next((number for name in _ATTEMPT if (number := _number(lines.get(name))) is not None), None)
+        died = sum(_number(death.get("count")) or 1 for death in deaths if isinstance(death, Mapping))
+        return max(1 + died, counted or 0)
+    return counted
 
 
 def original_of(headers: Any) -> str | None:
