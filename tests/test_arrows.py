@@ -38,7 +38,7 @@ ALLOWED = {
     "edge": BASE,
     **{layer: BASE | {"edge"} for layer in LAYERS},
 }
-TOP = {"cli", "demo", "patches", "__init__", "__main__"}
+TOP = {"cli", "demo", "patches", "startup", "__init__", "__main__"}
 
 
 def modules() -> list[tuple[str, Path]]:

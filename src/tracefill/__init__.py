@@ -33,6 +33,7 @@ from tracefill._codec import (
 )
 from tracefill.patches import install, installed, uninstall
 from tracefill.snapshots import go
+from tracefill.startup import setup
 
 __all__ = [
     "Snapshot",
@@ -47,6 +48,7 @@ __all__ = [
     "inject",
     "install",
     "installed",
+    "setup",
     "snapshot",
     "snapshots",
     "uninstall",

@@ -74,6 +74,7 @@ __all__ = [
     "received",
     "scope",
     "taken_over",
+    "watch",
 ]
 
 _logger = logging.getLogger("tracefill")
@@ -281,7 +282,7 @@ def declare(*tags: Tag) -> None:
             headers |= {tag.header} if tag.header else set()
         _know((*_tags, *tags))
     _report()
-    _watch()
+    watch()
 
 
 def load(path: str | os.PathLike[str]) -> None:
@@ -327,7 +328,7 @@ def current(context: Mapping[str, Any] | None = None) -> dict[str, str]:
     """
     if not _tags:
         return {}
-    _watch()
+    watch()
     context = current_context() if context is None else context
     held: Any = context.get(KEY) or {}
     firm = getattr(held, "firm", held)
@@ -383,7 +384,7 @@ def received(context: Context, carrier: Any, path: str, trusted: bool = True) ->
     """The caller's context, with the tags that his request brings; whoever is not trusted brings no more than a path."""
     if not _tags:
         return context
-    _watch()
+    watch()
     lines = _lines(carrier) if trusted and _by_header else {}
     members = _baggage_of(context)
     values = _Values()
@@ -644,11 +645,11 @@ class _Processor:
 _watched: Any = None
 
 
-def _watch() -> None:
+def watch() -> None:
     """Every span of the global TracerProvider says its tags from now on."""
     global _watched
     provider = trace.get_tracer_provider()
-    if provider is not _watched:
+    if provider is not _watched and _tags:
         add = getattr(provider, "add_span_processor", None)
         if add is not None:
             _watched = provider
