@@ -13,6 +13,7 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import logging
+import os
 import pkgutil
 import sys
 import threading
@@ -20,9 +21,10 @@ from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
-__all__ = ["install", "installed", "uninstall"]
+__all__ = ["Instrumentor", "install", "installed", "uninstall"]
 
 LAYERS = ("gateway", "calls", "handoff", "messages", "jobs", "data")
+OPT_INS = ("queues", "subprocess")
 
 _logger = logging.getLogger("tracefill")
 _lock = threading.RLock()
@@ -72,6 +74,44 @@ def installed() -> list[str]:
     """The names of the integrations that are on; those that still wait for their library's import are not."""
     with _lock:
         return sorted(_on)
+
+
+class Instrumentor:
+    """What `opentelemetry-instrument` finds by the entry point `tracefill` of `opentelemetry_instrumentor`: install().
+
+    `OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=tracefill` switches it off. A library that is named there gets no spans from
+    tracefill either. `TRACEFILL_OPT_IN=queues,subprocess` asks for what install() has to be asked for.
+
+    >>> from tracefill.patches import Instrumentor
+    >>> Instrumentor().instrument(only=["threads"])
+    >>> Instrumentor().uninstrument()
+    """
+
+    def instrument(self, *, only: Iterable[str] | None = None, **_: Any) -> None:
+        """Installs; what else an instrumentor is told (tracer_provider, skip_dep_check) has no meaning here."""
+        disabled = {name.replace("-", "_") for name in _listed("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS")}
+        opted_in = _listed("TRACEFILL_OPT_IN")
+        for name in opted_in.difference(OPT_INS):
+            _logger.warning(
+                "TRACEFILL_OPT_IN names %r, which is not to be had; expected %s", name, " or ".join(OPT_INS)
+            )
+        install(
+            only=only,
+            skip=disabled.intersection(_integrations()),
+            queues="queues" in opted_in,
+            subprocess="subprocess" in opted_in,
+        )
+
+    def uninstrument(self, **_: Any) -> None:
+        uninstall()
+
+    def instrumentation_dependencies(self) -> tuple[str, ...]:
+        """None: tracefill waits for whichever library is imported."""
+        return ()
+
+
+def _listed(variable: str) -> set[str]:
+    return {name.strip() for name in os.environ.get(variable, "").split(",")} - {""}
 
 
 class _SameAsHere:
