@@ -626,3 +626,30 @@ def through_a_generator(b: Program) -> None:
     requests(b, jobs)
     jobs.put(None)
     t.join()
+
+
+@boundary("the queue's own put is the job: of a thread, of a timer, of a task, from another thread", expect="direct")
+async def put_is_the_job(b: Program) -> None:
+    jobs: asyncio.Queue[Any] = asyncio.Queue()
+    stock: queue.Queue[Any] = queue.Queue(10)
+    loop = asyncio.get_running_loop()
+    worker = asyncio.create_task(async_worker(b, jobs))
+    thread = threading.Thread(target=work, args=(b, stock))
+    thread.start()
+
+    def put_from_a_thread(key: str) -> None:
+        with b.near(key):
+            asyncio.run_coroutine_threadsafe(jobs.put((key, asyncio.Event())), loop).result()
+            threading.Thread(target=stock.put, args=((key, threading.Event()),)).start()
+            threading.Timer(0.01, stock.put, [(key, threading.Event())]).start()
+
+    for key in "ab":
+        await asyncio.to_thread(put_from_a_thread, key)
+    with b.near("c"):
+        await asyncio.gather(*[jobs.put(("c", asyncio.Event())) for _ in range(3)])
+        await asyncio.wait_for(jobs.put(("c", asyncio.Event())), 5)
+    await jobs.put(None)
+    await worker
+    await asyncio.sleep(0.1)
+    stock.put(None)
+    await asyncio.to_thread(thread.join)

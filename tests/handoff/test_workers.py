@@ -347,7 +347,7 @@ async def work_task() -> None:
         try_until_it_works, try_and_return, try_five_times, try_until_sent, each_with_a_pause, empty_the_queue,
         page_after_page, read_to_the_end, wait_by_a_helper, defines_a_worker, work_task, len, threading.Thread.run,
         socketserver.ThreadingMixIn.process_request_thread, functools.partial(work, 1), lambda: work(), asyncio.run,
-        eval("lambda: work()"), None, "text",
+        eval("lambda: work()"), None, "text", jobs.put, asyncio.Queue.put,
     ],
 )  # fmt: skip
 def test_jobs(function: Any) -> None:

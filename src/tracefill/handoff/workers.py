@@ -191,7 +191,7 @@ def _names_called(nodes: Iterable[ast.AST], first: tuple[str, ...]) -> Iterator[
 def _kind(loop: ast.While | ast.For, library: bool) -> str:
     nodes = list(_inside([loop]))
     if library:
-        worker = _may_be_endless(loop) and not _only_asks(loop)
+        worker = _may_be_endless(loop) and not (_only_asks(loop) or _asks_how_many(loop))
         return (TAKES if any(map(_takes, nodes)) else TICKS) if worker else ""
     if not _may_be_endless(loop) or _sees_its_end(loop) or _leaves(loop.body) or not any(map(_is_work, nodes)):
         return ""
@@ -214,10 +214,16 @@ def _sees_its_end(loop: ast.While | ast.For) -> bool:
     """True when it asks for what it changes itself: how often it went round, or how much is left."""
     if isinstance(loop, ast.For):
         return False
-    asked = list(_inside([loop.test]))
     stored = {node.id for node in _inside(loop.body) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    return any(_name_of(node) in ("empty", "qsize", "len") for node in asked) or any(
-        isinstance(node, ast.Name) and node.id in stored for node in asked
+    return _asks_how_many(loop) or any(
+        isinstance(node, ast.Name) and node.id in stored for node in _inside([loop.test])
+    )
+
+
+def _asks_how_many(loop: ast.While | ast.For) -> bool:
+    """True when it goes on for as long as something is left, or waits for room, as a queue's `put` does."""
+    return isinstance(loop, ast.While) and any(
+        _name_of(node) in ("empty", "full", "len", "qsize", "_qsize") for node in _inside([loop.test])
     )
 
 
