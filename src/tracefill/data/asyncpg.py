@@ -12,10 +12,11 @@ but for COPY, which it does not know.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from tracefill.context import current
-from tracefill.data import statements
+from tracefill.data import comments, statements
 from tracefill.spans import Tracer
 from tracefill.wrapping import Patches, contrib_active
 
@@ -58,10 +59,12 @@ def _own(prepared: Any, _: tuple[Any, ...], __: dict[str, Any]) -> Any:
 def _traced(query: Callable[..., Any]) -> Callable[[Any], Callable[..., Any]]:
     def make(original: Any) -> Callable[..., Any]:
         async def statement(self: Any, *arguments: Any, **named: Any) -> Any:
-            if contrib_active("opentelemetry.instrumentation.asyncpg", "AsyncPGInstrumentor"):
-                return await original(self, *arguments, **named)
             sql = query(self, arguments, named)
-            with statements.scope(_tracer, "postgresql", sql, _where, self) as span:
+            contribs = contrib_active("opentelemetry.instrumentation.asyncpg", "AsyncPGInstrumentor")
+            scope = nullcontext() if contribs else statements.scope(_tracer, "postgresql", sql, _where, self)
+            with scope as span:
+                if query is _first:
+                    arguments, named = comments.added(arguments, named, kept=_kept(original, self, arguments))
                 result = await original(self, *arguments, **named)
                 if span is not None and isinstance(result, list):
                     span.rows = len(result)
@@ -70,6 +73,13 @@ def _traced(query: Callable[..., Any]) -> Callable[[Any], Callable[..., Any]]:
         return statement
 
     return make
+
+
+def _kept(method: Any, connection: Any, arguments: tuple[Any, ...]) -> bool:
+    """True when asyncpg may keep the statement prepared: with arguments, or where it returns rows."""
+    if method.__name__ == "execute" and len(arguments) < 2:
+        return False
+    return bool(connection._stmt_cache.get_max_size())
 
 
 def _copies(text: str) -> Callable[[Any], Callable[..., Any]]:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from tracefill.data import statements
+from tracefill.data import comments, statements
 from tracefill.spans import Tracer
 from tracefill.wrapping import Patches
 
@@ -30,8 +30,8 @@ def patch() -> None:
     from MySQLdb.connections import Connection
     from MySQLdb.cursors import BaseCursor
 
-    for name in ("execute", "executemany"):
-        _patches.wrap(BaseCursor, name, statements.traced(_tracer, "mysql", _where))
+    _patches.wrap(BaseCursor, "execute", statements.traced(_tracer, "mysql", _where, _commented))
+    _patches.wrap(BaseCursor, "executemany", statements.traced(_tracer, "mysql", _where))
     _patches.wrap(BaseCursor, "callproc", statements.called(_tracer, "mysql", _where))
     _patches.wrap(Connection, "__init__", _remembers)
 
@@ -59,3 +59,7 @@ def _where(cursor: Any) -> dict[str, Any]:
     connection = cursor.connection
     system = "mariadb" if "MariaDB" in str(connection.get_server_info()) else "mysql"
     return {"db.system.name": system, **_opened.get(connection, {})}
+
+
+def _commented(_: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return comments.added(arguments, named, formatted=True)

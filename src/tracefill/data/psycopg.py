@@ -18,7 +18,7 @@ from typing import Any
 from opentelemetry.context import Context
 
 from tracefill.context import current
-from tracefill.data import statements
+from tracefill.data import comments, statements
 from tracefill.spans import Tracer
 from tracefill.wrapping import Patches
 
@@ -31,8 +31,8 @@ _patches = Patches()
 def patch() -> None:
     import psycopg
 
-    traced = statements.traced(_tracer, "postgresql", _where)
-    traced_async = statements.traced_async(_tracer, "postgresql", _where)
+    traced = statements.traced(_tracer, "postgresql", _where, _commented)
+    traced_async = statements.traced_async(_tracer, "postgresql", _where, _commented)
     for owner, make in (
         (psycopg.Cursor, traced),
         (psycopg.ServerCursor, traced),
@@ -55,6 +55,18 @@ def unpatch() -> None:
 def _where(cursor: Any) -> dict[str, Any]:
     info = cursor.connection.info
     return {"db.namespace": info.dbname, "server.address": info.host, "server.port": info.port}
+
+
+def _commented(
+    cursor: Any, arguments: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    kinds = {kind.__name__ for kind in type(cursor).__mro__}
+    kept = (
+        named.get("prepare") is not False
+        and cursor.connection.prepare_threshold is not None
+        and "ClientCursorMixin" not in kinds
+    )
+    return comments.added(arguments, named, kept=kept, formatted="RawCursorMixin" not in kinds)
 
 
 def _lasting(cursor: Any, query: Any, context: Context) -> AbstractContextManager[None]:

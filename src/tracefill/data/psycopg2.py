@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tracefill.data import statements
+from tracefill.data import comments, statements
 from tracefill.spans import Tracer
 from tracefill.wrapping import Patches
 
@@ -27,8 +27,9 @@ _patches = Patches()
 def patch() -> None:
     from psycopg2.extensions import cursor
 
-    for name in ("execute", "executemany", "copy_expert"):
-        _patches.wrap(cursor, name, statements.traced(_tracer, "postgresql", _where))
+    for name in ("execute", "executemany"):
+        _patches.wrap(cursor, name, statements.traced(_tracer, "postgresql", _where, _commented))
+    _patches.wrap(cursor, "copy_expert", statements.traced(_tracer, "postgresql", _where))
     _patches.wrap(cursor, "callproc", statements.called(_tracer, "postgresql", _where))
     _patches.wrap(cursor, "copy_from", _copies("COPY {} FROM STDIN"))
     _patches.wrap(cursor, "copy_to", _copies("COPY {} TO STDOUT"))
@@ -52,3 +53,7 @@ def _copies(text: str) -> Callable[[Any], Callable[..., Any]]:
         return copy
 
     return make
+
+
+def _commented(_: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return comments.added(arguments, named, formatted=True)

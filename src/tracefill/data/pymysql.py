@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tracefill.data import statements
+from tracefill.data import comments, statements
 from tracefill.spans import Tracer
 from tracefill.wrapping import Patches
 
@@ -28,8 +28,8 @@ def patch() -> None:
     from pymysql.cursors import Cursor
 
     _patches.wrap(Connection, "connect", _quiet)
-    for name in ("execute", "executemany"):
-        _patches.wrap(Cursor, name, statements.traced(_tracer, "mysql", _where))
+    _patches.wrap(Cursor, "execute", statements.traced(_tracer, "mysql", _where, _commented))
+    _patches.wrap(Cursor, "executemany", statements.traced(_tracer, "mysql", _where))
     _patches.wrap(Cursor, "callproc", statements.called(_tracer, "mysql", _where))
 
 
@@ -55,3 +55,7 @@ def _where(cursor: Any) -> dict[str, Any]:
         "server.address": connection.unix_socket or connection.host,
     }
     return told if connection.unix_socket else {**told, "server.port": connection.port}
+
+
+def _commented(_: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return comments.added(arguments, named, formatted=True)

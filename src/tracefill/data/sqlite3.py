@@ -12,8 +12,9 @@ that were imported before and connections that were opened before are covered. C
 from __future__ import annotations
 
 import sqlite3
+from typing import Any
 
-from tracefill.data import statements
+from tracefill.data import comments, statements
 from tracefill.spans import Tracer
 from tracefill.wrapping import Patches
 
@@ -26,8 +27,12 @@ _patches = Patches()
 def patch() -> None:
     for owner in (sqlite3.Connection, sqlite3.Cursor):  # a connection's shortcut may call its cursor's method, or not
         for name in ("execute", "executemany", "executescript"):
-            _patches.wrap(owner, name, statements.traced(_tracer, "sqlite"))
+            _patches.wrap(owner, name, statements.traced(_tracer, "sqlite", comments=_commented))
 
 
 def unpatch() -> None:
     _patches.undo()
+
+
+def _commented(_: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return comments.added(arguments, named, kept=True)

@@ -47,6 +47,8 @@ TEXT_LENGTH = 2048
 FORMS = ("span", "event")
 
 Where = Callable[[Any], dict[str, Any]]
+# What adds a comment to the arguments of a cursor's method: see `comments.py`.
+Comments = Callable[[Any, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
 
 _form = "span"
 _mask = True
@@ -138,12 +140,16 @@ def _replacement(found: re.Match[str]) -> str:
     return found["name"] or "?"
 
 
-def traced(tracer: Tracer, system: str, where: Where | None = None) -> Callable[[Any], Callable[..., Any]]:
+def traced(
+    tracer: Tracer, system: str, where: Where | None = None, comments: Comments | None = None
+) -> Callable[[Any], Callable[..., Any]]:
     """What makes a traced method of a cursor's method: for `Patches.wrap`. `where(cursor)` tells what is known of the server."""
 
     def make(original: Any) -> Callable[..., Any]:
         def statement(self: Any, *arguments: Any, **named: Any) -> Any:
             with scope(tracer, system, _sql(arguments, named), where, self):
+                if comments is not None:
+                    arguments, named = comments(self, arguments, named)
                 return original(self, *arguments, **named)
 
         return statement
@@ -151,12 +157,16 @@ def traced(tracer: Tracer, system: str, where: Where | None = None) -> Callable[
     return make
 
 
-def traced_async(tracer: Tracer, system: str, where: Where | None = None) -> Callable[[Any], Callable[..., Any]]:
+def traced_async(
+    tracer: Tracer, system: str, where: Where | None = None, comments: Comments | None = None
+) -> Callable[[Any], Callable[..., Any]]:
     """The same for a coroutine method."""
 
     def make(original: Any) -> Callable[..., Any]:
         async def statement(self: Any, *arguments: Any, **named: Any) -> Any:
             with scope(tracer, system, _sql(arguments, named), where, self):
+                if comments is not None:
+                    arguments, named = comments(self, arguments, named)
                 return await original(self, *arguments, **named)
 
         return statement
