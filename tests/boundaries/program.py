@@ -39,7 +39,7 @@ def boundary(
     name: str, *, expect: str = "connected", needs: Sequence[str] = (), statements: Mapping[str, int] | None = None
 ) -> Callable[[Any], Any]:
     """Registers a program. expect: "connected" (every `far` hangs somewhere below its `near`), "direct" (right below it),
-    "own root" (every `far` is a root), "linked". needs: server fixtures whose address the program finds in `b.address(name)`.
+    "later" (connected, and nobody waits for it: the request that asked for it may be over when it begins), "own root" (every `far` is a root), "linked". needs: server fixtures whose address the program finds in `b.address(name)`.
     statements: how many statements of a database are to be seen below the `near` of each key; then no `far` is asked for."""
 
     def register(function: Any) -> Any:

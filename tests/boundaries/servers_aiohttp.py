@@ -127,7 +127,7 @@ def raised(b: Program) -> None:
     call_twice(b, app_with(show))
 
 
-@boundary("aiohttp.web handler create_task, waited for at the end")
+@boundary("aiohttp.web handler create_task, waited for at the end", expect="later")
 def task(b: Program) -> None:
     from aiohttp import web
 

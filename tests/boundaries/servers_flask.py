@@ -172,7 +172,7 @@ def copied(b: Program) -> None:
     call_twice(b, app)
 
 
-@boundary("Flask view to ThreadPoolExecutor (fire and forget)")
+@boundary("Flask view to ThreadPoolExecutor (fire and forget)", expect="later")
 def pool(b: Program) -> None:
     app = flask_app()
     workers = ThreadPoolExecutor(1)

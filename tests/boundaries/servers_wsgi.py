@@ -206,7 +206,7 @@ def failing(b: Program) -> None:
                 assert ask(port, f"/{key}", here()).status == 500
 
 
-@boundary("WSGI handler hands work to its own pool")
+@boundary("WSGI handler hands work to its own pool", expect="later")
 def pool(b: Program) -> None:
     workers = ThreadPoolExecutor(1)
     done = []
