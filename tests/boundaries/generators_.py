@@ -341,23 +341,58 @@ async def anyio_tasks(b: Program) -> None:
     await asyncio.to_thread(by_a_portal)
 
 
-@boundary("anyio's memory object stream to a worker task that the first request starts", expect="direct")
-async def anyio_stream(b: Program) -> None:
+@boundary("anyio's memory object streams to a worker task that the first request starts", expect="direct")
+async def anyio_streams(b: Program) -> None:
     import anyio
 
-    send, receive = anyio.create_memory_object_stream(1)
-
-    async def worker() -> None:
+    async def worker(receive) -> None:
         async for key, done in receive:
             b.far(key)
             done.set()
+        b.clean("the worker has nothing to do")
 
-    async with anyio.create_task_group() as group:
-        for key in "abc":
-            with b.near(key):
-                if key == "a":
-                    group.start_soon(worker)
-                done = anyio.Event()
+    async def request(key: str, send, group=None, receive=None) -> None:
+        with b.near(key):
+            if group is not None:
+                group.start_soon(worker, receive)
+            done = anyio.Event()
+            if int(key[1:]) % 2:
                 await send.send((key, done))
-                await done.wait()
-        send.close()
+            else:
+                with contextlib.suppress(anyio.WouldBlock):
+                    send.send_nowait((key, done))
+                    await done.wait()
+            await anyio.sleep(0.001)
+
+    for size in (0, 1, 100):
+        send, receive = anyio.create_memory_object_stream(size)
+        async with anyio.create_task_group() as group:
+            await request(f"-{size}1", send, group, receive)
+            async with anyio.create_task_group() as requests:
+                for n in range(2, 9):
+                    requests.start_soon(request, f"-{size}{n}", send)
+            send.close()
+
+
+@boundary("anyio's memory object stream: receive, receive_nowait, a request that takes a reply", expect="direct")
+async def anyio_receive(b: Program) -> None:
+    import anyio
+
+    send, receive = anyio.create_memory_object_stream(10)
+    for key in "ab":
+        with b.near(key):
+            send.send_nowait(key)
+
+    async def worker() -> None:
+        assert await receive.receive() == "a"
+        b.far("a")
+        assert receive.receive_nowait() == "b"
+        b.far("b")
+
+    await asyncio.create_task(worker())
+    b.clean("where the worker was started")
+    with b.near("c"):
+        async with anyio.create_task_group() as group:
+            group.start_soon(send.send, "reply")
+            await receive.receive()
+            b.far("c")

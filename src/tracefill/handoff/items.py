@@ -23,7 +23,7 @@ from tracefill.handoff.tasks import CONTRIB
 from tracefill.handoff.workers import is_library
 from tracefill.snapshots import Snapshot, snapshot
 
-__all__ = ["Waiting", "getter", "hand_over", "putter", "stands_between", "waiting_in"]
+__all__ = ["Waiting", "getter", "hand_over", "no_more", "putter", "stands_between", "waiting_in"]
 
 
 class _Entry(NamedTuple):
@@ -99,6 +99,11 @@ def hand_over(item: object, waiting: Waiting, frame: FrameType) -> None:
         bring(context, item, taker)
     elif brought(item) is None:
         bring(NOTHING, item, taker)
+
+
+def no_more(frame: FrameType) -> None:
+    """Whoever would have taken an item, had there been one, has handled the last one."""
+    bring(NOTHING, None, _taker(frame))
 
 
 def _taker(frame: FrameType) -> FrameType:
