@@ -68,13 +68,17 @@ def _setstate(original: Any) -> Any:
 
 def _run(job: Any, run_time: Any) -> SpanScope:
     asked = _origins.get(job)
-    return scheduled(
+    again = _runs_again(job.trigger)
+    run = scheduled(
         _tracer,
         Job("apscheduler", job.func_ref or job.name, id=job.id, due_ms=run_time.timestamp() * 1000),
         asked.context if asked is not None else None,
-        again=_runs_again(job.trigger),
+        again=again,
         asked_ms=asked.asked_ms if asked is not None else None,
     )
+    if not again:
+        _origins.forget(job, asked)
+    return run
 
 
 def _runs_again(trigger: Any) -> bool:

@@ -27,13 +27,21 @@ _patches = Patches()
 _tracer = Tracer("tracefill.jobs.huey")
 _HELD = "_tracefill"
 _MARK = b"\ntracefill:"
+_RETRIES = "tracefill-retries"  # beside the headers: how many there were to be, which the task itself counts down
 _at_hand = threading.local()
 
 
 def _job(task: Any, huey: Any) -> Job:
-    attempt = (getattr(task, "default_retries", None) or 0) - (task.retries or 0) + 1
+    attempt = _retries(task) - (task.retries or 0) + 1
     due_ms = task.eta.timestamp() * 1000 if task.eta is not None and not huey.utc else None
     return Job("huey", task.name or type(task).__name__, huey.name, task.id, max(1, attempt), due_ms)
+
+
+def _retries(task: Any) -> int:
+    try:
+        return int(vars(task)[_HELD][_RETRIES])
+    except (KeyError, TypeError, ValueError):
+        return getattr(task, "default_retries", None) or 0
 
 
 def _enqueue(original: Any) -> Any:
@@ -48,7 +56,10 @@ def _enqueue(original: Any) -> Any:
 
 def _serialize_task(original: Any) -> Any:
     def serialize_task(self: Any, task: Any) -> Any:
-        _at_hand.headers = carried() or vars(task).get(_HELD)
+        held = vars(task).get(_HELD) or {}
+        headers = carried() or held
+        retries = held.get(_RETRIES) or task.retries
+        _at_hand.headers = {**headers, _RETRIES: str(retries)} if headers and retries else headers
         try:
             return original(self, task)
         finally:

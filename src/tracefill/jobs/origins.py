@@ -51,3 +51,8 @@ class Origins:
     def get(self, job: Any) -> Origin | None:
         found = self._of.get(id(job))
         return found[1] if found is not None and found[0]() is job else None
+
+    def forget(self, job: Any, asked: Origin | None) -> None:
+        """The job has run for the last time, unless somebody has asked for it again meanwhile."""
+        if asked is not None and self.get(job) is asked:
+            del self._of[id(job)]

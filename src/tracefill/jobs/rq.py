@@ -29,6 +29,7 @@ _patches = Patches()
 _tracer = Tracer("tracefill.jobs.rq")
 _FIELD = "tracefill"
 _HELD = "_tracefill"
+_RETRIES = "tracefill-retries"  # beside the headers: how many there were to be, which the job itself counts down
 
 
 def _job(job: Any) -> Job:
@@ -38,9 +39,22 @@ def _job(job: Any) -> Job:
         job.func_name or "job",
         job.origin or None,
         job.id,
-        (getattr(job, "number_of_retries", None) or 0) + 1,
+        _attempt(job),
         enqueued.timestamp() * 1000 if enqueued else None,
     )
+
+
+def _attempt(job: Any) -> int:
+    returned = getattr(job, "number_of_retries", None) or 0  # by a job that asked for it; the others have failed
+    try:
+        return returned + int(vars(job)[_HELD][_RETRIES]) - (job.retries_left or 0) + 1
+    except (KeyError, TypeError, ValueError):
+        return returned + 1
+
+
+def _headers(job: Any) -> dict[str, str]:
+    headers = carried()
+    return {**headers, _RETRIES: str(job.retries_left)} if headers and job.retries_left else headers
 
 
 def _enqueue(original: Any) -> Any:
@@ -48,7 +62,7 @@ def _enqueue(original: Any) -> Any:
         if _HELD in vars(job):  # a retry, a dependent, or the inner one of two of these
             return original(self, job, *args, **kwargs)
         with enqueuing(_tracer, Job("rq", job.func_name or "job", self.name, job.id)):
-            vars(job)[_HELD] = carried()
+            vars(job)[_HELD] = _headers(job)
             return original(self, job, *args, **kwargs)
 
     return enqueue
@@ -57,7 +71,7 @@ def _enqueue(original: Any) -> Any:
 def _to_dict(original: Any) -> Any:
     def to_dict(self: Any, *args: Any, **kwargs: Any) -> Any:
         fields = original(self, *args, **kwargs)
-        headers = vars(self).setdefault(_HELD, carried())
+        headers = vars(self).setdefault(_HELD, _headers(self))
         if headers:
             fields[_FIELD] = json.dumps(headers)
         return fields
