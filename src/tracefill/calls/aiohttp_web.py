@@ -149,7 +149,7 @@ def _attributes(request: Any) -> dict[str, Any]:
     attributes["url.scheme"] = request.scheme
     attributes["url.path"] = path[:SHOWN_CHARACTERS]
     if query:
-        attributes["url.query"] = redacted_query(query)
+        attributes["url.query"] = redacted_query(query)[:SHOWN_CHARACTERS]
     attributes.update(server_address(request.headers.get("Host", "")))
     if request.remote:
         attributes["client.address"] = request.remote

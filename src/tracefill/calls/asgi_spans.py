@@ -131,7 +131,7 @@ class Middleware:
         attributes["url.scheme"] = get("scheme", "ws" if is_websocket else "http")
         attributes["url.path"] = _path(asgi_scope)
         if query := get("query_string"):
-            attributes["url.query"] = redacted_query(query.decode("latin-1"))
+            attributes["url.query"] = redacted_query(query.decode("latin-1"))[:SHOWN_CHARACTERS]
         attributes.update(server_address(host.decode("latin-1")) if host else _listening(get("server")))
         if client := get("client"):
             attributes["client.address"] = client[0]

@@ -153,7 +153,7 @@ def _attributes(handler: Any) -> dict[str, Any]:
     attributes["url.scheme"] = "http"
     attributes["url.path"] = path[:SHOWN_CHARACTERS]
     if query:
-        attributes["url.query"] = redacted_query(query)
+        attributes["url.query"] = redacted_query(query)[:SHOWN_CHARACTERS]
     attributes.update(server_address(handler.headers.get("Host", "")))
     attributes["client.address"] = handler.client_address[0] if handler.client_address else ""
     if agent := handler.headers.get("User-Agent"):

@@ -129,7 +129,7 @@ class Middleware:
         attributes["url.scheme"] = get("wsgi.url_scheme", "http")
         attributes["url.path"] = _path(environ)
         if query := get("QUERY_STRING"):
-            attributes["url.query"] = redacted_query(query)
+            attributes["url.query"] = redacted_query(query)[:SHOWN_CHARACTERS]
         attributes.update(server_address(_authority(environ)))
         if address := get("REMOTE_ADDR"):
             attributes["client.address"] = address
