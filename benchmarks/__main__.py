@@ -57,9 +57,9 @@ def main() -> int:
 
 
 def all_cases() -> list[timing.Case]:
-    from benchmarks import peers
+    from benchmarks import data, peers
 
-    return codec.cases() + peers.cases()
+    return codec.cases() + data.cases() + peers.cases()
 
 
 def line(result: timing.Result) -> str:

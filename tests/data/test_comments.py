@@ -19,7 +19,7 @@ from tests.data.driver_contract import seen, tracer
 from tracefill.data import comments
 from tracefill.data.comments import commented
 
-COMMENT = re.compile(r" /\*((?:[\w.~%-]+='[\w.~%-]*',?)+)\*/;?\Z", re.ASCII)
+COMMENT = re.compile(r" /\*((?:[\w.~%-]+='[\w.~%-]*',?)+)\*/[ \t\r\n]*;?\Z", re.ASCII)
 ROUTE = "/orders/{no}?a=50%&b='*/;--"
 ROUTE_ENCODED = "%2Forders%2F%7Bno%7D%3Fa%3D50%25%26b%3D%27%2A%2F%3B--"
 

@@ -50,6 +50,8 @@ Where = Callable[[Any], dict[str, Any]]
 # What adds a comment to the arguments of a cursor's method: see `comments.py`.
 Comments = Callable[[Any, tuple[Any, ...], dict[str, Any]], tuple[tuple[Any, ...], dict[str, Any]]]
 
+_NOTHING: AbstractContextManager[None] = nullcontext()
+
 _form = "span"
 _mask = True
 
@@ -200,7 +202,7 @@ def scope(
 
     `sql` is its text, or a function that returns a Described; `where(cursor)` tells what is known of the server.
     """
-    return begin(tracer, system, sql, where, cursor) or nullcontext()
+    return begin(tracer, system, sql, where, cursor) or _NOTHING
 
 
 def begin(
@@ -212,14 +214,13 @@ def begin(
     context: Context | None = None,
 ) -> Statement | None:
     """A statement that begins here; None where an outer layer has it already, or nobody records it."""
-    above = trace.get_current_span(context)
-    if suppressed(context) or _is_statement(above):
+    if suppressed(context) if _form == "event" else not tracer.records(context):
         return None
-    if above.is_recording() if _form == "event" else tracer.records(context):
-        return Statement(
-            tracer, system, _described(sql, system, cursor), where, cursor, current() if context is None else context
-        )
-    return None
+    above = trace.get_current_span(context)
+    if _is_statement(above) or (_form == "event" and not above.is_recording()):
+        return None
+    context = current() if context is None else context
+    return Statement(tracer, system, _described(sql, system, cursor), where, cursor, context)
 
 
 @contextmanager
