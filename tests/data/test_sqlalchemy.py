@@ -218,6 +218,19 @@ def test_what_sqlalchemy_asks_for_itself_is_no_statement(
     assert seen(spans) == []
 
 
+@pytest.mark.parametrize("driver", ["postgresql+psycopg2", "mysql+mysqldb"])
+def test_engine_made_before_connects_as_quietly(driver: str, request: pytest.FixtureRequest, spans: Any) -> None:
+    engine = sa.create_engine(url(driver, server_of(driver, request)), poolclass=sa.pool.NullPool)
+    tracefill.install(only=["sqlalchemy", "psycopg2", "mysqlclient"])
+    try:
+        for _ in range(2):
+            engine.connect().close()
+        assert seen(spans) == []
+    finally:
+        tracefill.uninstall()
+    engine.connect().close()
+
+
 def test_statements_of_the_programs_own_listeners_are_its_own(installed: None, spans: Any) -> None:
     engine = sa.create_engine("sqlite://")
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, TypeVar
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from tracefill.data import statements
 from tracefill.spans import Tracer
@@ -35,6 +35,7 @@ _tracer = Tracer("tracefill.data.sqlalchemy")
 _patches = Patches()
 _covered: set[type] = set()
 _SYSTEMS = {"mssql": "microsoft.sql_server", "oracle": "oracle.db"}
+_quietened: WeakSet[Any] = WeakSet()
 # What SQLAlchemy asks of a dialect for its own sake.
 _FOR_ITSELF = (
     "initialize",
@@ -125,6 +126,27 @@ def _connects(original: Any) -> Callable[..., Any]:
     return on_connect_url
 
 
+def _connects_quietly(engine: Any) -> None:
+    """The same for an engine that was made before, whose pool has been given what the dialect does already."""
+    from sqlalchemy import event
+
+    if engine in _quietened:
+        return
+    _quietened.add(engine)
+    for listener in list(engine.pool.dispatch.connect):
+        if getattr(listener, "__module__", "") == "sqlalchemy.engine.create" and listener.__name__ == "on_connect":
+            event.remove(engine.pool, "connect", listener)
+            event.listen(engine.pool, "connect", _while_installed(listener), insert=True)
+
+
+def _while_installed(listener: Callable[..., Any]) -> Callable[..., Any]:
+    def connected(connection: Any, record: Any) -> None:
+        with statements.quiet() if _patches.active else nullcontext():
+            listener(connection, record)
+
+    return connected
+
+
 def _quietly(function: Callable[..., Any], *arguments: Any) -> Any:
     with statements.quiet():
         return function(*arguments)
@@ -132,9 +154,11 @@ def _quietly(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def _waits(original: Any) -> Callable[..., Any]:
     def raw_connection(self: Any, *arguments: Any, **named: Any) -> Any:
-        if _patches.active and type(self.dialect) not in _covered:  # imported since
-            for kind in type(self.dialect).__mro__[:-1]:
-                _cover(kind)
+        if _patches.active:
+            _connects_quietly(self)
+            if type(self.dialect) not in _covered:  # imported since
+                for kind in type(self.dialect).__mro__[:-1]:
+                    _cover(kind)
         begun = time.perf_counter()
         connection = original(self, *arguments, **named)
         _waited_s[connection] = time.perf_counter() - begun
