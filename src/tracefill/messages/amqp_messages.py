@@ -18,9 +18,10 @@ from tracefill._codec import inject
 from tracefill.messages.handling import Republished
 from tracefill.messages.message_spans import Source
 
-__all__ = ["AmqpSource", "old_attributes", "publish_attributes", "shown", "with_trace"]
+__all__ = ["AmqpSource", "of_properties", "old_attributes", "publish_attributes", "shown", "with_trace"]
 
-_MADE_UP = ("amq.gen-", "amq.rabbitmq.reply-to")
+# By the broker, and by aio-pika.
+_MADE_UP = ("amq.gen-", "amq.rabbitmq.reply-to", "amq_")
 
 
 def with_trace(headers: Mapping[str, Any] | None, republished: Republished | None = None) -> Any:
@@ -73,9 +74,18 @@ def _attributes(operation: str, *names: str) -> dict[str, Any]:
     return found
 
 
-def old_attributes(exchange: str, routing_key: str, operation: str | None) -> dict[str, Any]:
+def of_properties(properties: Any) -> dict[str, Any]:
+    """The attributes that a message's properties (None: it has none) give."""
+    found = {
+        "messaging.message.id": getattr(properties, "message_id", None),
+        "messaging.message.conversation_id": getattr(properties, "correlation_id", None),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def old_attributes(destination: str, operation: str | None) -> dict[str, Any]:
     """Contrib's, of conventions 1.11. `operation` None: it is sent."""
-    found: dict[str, Any] = {"messaging.destination": exchange or routing_key}
+    found: dict[str, Any] = {"messaging.destination": destination}
     return found | ({"messaging.operation": operation} if operation else {"messaging.temp_destination": True})
 
 
@@ -84,7 +94,7 @@ class AmqpSource(Source):
 
     __slots__ = ("_common", "_queue")
 
-    def __init__(self, queue: str | None, common: Mapping[str, Any]) -> None:
+    def __init__(self, queue: str | None, common: dict[str, Any]) -> None:
         self._queue = queue or ""
         self._common = common
 

@@ -29,7 +29,14 @@ from opentelemetry.trace import Span
 from tracefill._codec import bind, scope
 from tracefill._codec import extract as extract_headers
 from tracefill.messages import handling
-from tracefill.messages.amqp_messages import AmqpSource, old_attributes, publish_attributes, shown, with_trace
+from tracefill.messages.amqp_messages import (
+    AmqpSource,
+    of_properties,
+    old_attributes,
+    publish_attributes,
+    shown,
+    with_trace,
+)
 from tracefill.messages.contrib import Contrib
 from tracefill.messages.message_spans import sending
 from tracefill.spans import Tracer, suppressed
@@ -120,25 +127,22 @@ class _Source(AmqpSource):
     def start(self, message: Any) -> tuple[Context, Span | None]:
         context, span = super().start(message)
         if span is not None and _contrib.active:
-            exchange, routing_key = self.route(message)
-            span.update_name(f"{exchange or routing_key} receive")
+            span.update_name(f"{_destination(*self.route(message))} receive")
         return context, span
 
     def attributes(self, message: Any) -> dict[str, Any]:
-        found = super().attributes(message) | _of_properties(message.properties)
+        found = super().attributes(message) | of_properties(message.properties)
         found["messaging.rabbitmq.message.delivery_tag"] = message.method.delivery_tag
         if (behind := getattr(message.method, "message_count", None)) is not None:
             found["tracefill.message.lag"] = behind
-        return found | old_attributes(*self.route(message), "receive") if _contrib.active else found
+        return found | old_attributes(_destination(*self.route(message)), "receive") if _contrib.active else found
 
     def begun(self, span: Span, message: Any) -> None:
         _call(_contrib.hook("consume_hook"), span, message.body, message.properties)
 
 
-def _of_properties(properties: Any) -> dict[str, Any]:
-    found = {"messaging.message.id": properties.message_id}
-    found["messaging.message.conversation_id"] = properties.correlation_id
-    return {name: value for name, value in found.items() if value}
+def _destination(exchange: str, routing_key: str) -> str:
+    return exchange or routing_key
 
 
 def _server(channel: Any) -> dict[str, Any]:
@@ -215,7 +219,7 @@ def _basic_publish(original: Any) -> Any:
         headers = getattr(properties, "headers", None)
         if _is_inner(self) or not isinstance(headers, (Mapping, type(None))) or not isinstance(routing_key, str):
             return original(self, exchange, routing_key, body, properties, mandatory)
-        destination = exchange or routing_key
+        destination = _destination(exchange, routing_key)
         again = handling.republished(routing_key or exchange, body, headers)
         attributes = partial(_publish_attributes, self, exchange, routing_key, properties, again)
         name = f"{destination} send" if _contrib.active else f"send {shown(destination)}"
@@ -247,9 +251,8 @@ def _publish_attributes(
     channel: Any, exchange: str, routing_key: str, properties: Any, again: handling.Republished | None
 ) -> dict[str, Any]:
     found = publish_attributes(exchange, routing_key, again) | _server(getattr(channel, "_impl", channel))
-    if properties is not None:
-        found |= _of_properties(properties)
-    return found | old_attributes(exchange, routing_key, None) if _contrib.active else found
+    found |= of_properties(properties)
+    return found | old_attributes(_destination(exchange, routing_key), None) if _contrib.active else found
 
 
 class _Callback:
