@@ -2455,8 +2455,8 @@ cdef class Propagator:
                 unread[f] += weight
         return 0
 
-    cdef bint find(self, Carrier* c, Position* position) except -1:
-        """The first valid format, in order."""
+    cdef bint find(self, Carrier* c, Position* position, uint32_t* told) except -1:
+        """The first valid format, in order. `told`: the formats that have been complained about, of this carrier."""
         cdef Reason reason
         cdef int i, format
         for i in range(self.readers):
@@ -2466,7 +2466,8 @@ cdef class Propagator:
                 extracted[format] += 1
                 position.format = format
                 return True
-            if reason != ABSENT:
+            if reason != ABSENT and not told[0] >> format & 1:
+                told[0] |= 1u << format
                 ignore(format, reason)
         return False
 
@@ -2474,8 +2475,9 @@ cdef class Propagator:
         global missing
         cdef Position position
         cdef bint found
+        cdef uint32_t told = 0
         trace_state = copy = None
-        found = self.find(c, &position)
+        found = self.find(c, &position, &told)
         if not found and c.shape == EXACT_DICT and not self.lone and PyDict_GET_SIZE(c.held):
             # No header of a name as we write it: perhaps of another spelling.
             if TF_FREE_THREADED:
@@ -2483,7 +2485,7 @@ cdef class Propagator:
                 c.held = <PyObject*>copy
             c.shape = FOLDED_DICT
             scan(c, self.wanted)
-            found = c.found != 0 and self.find(c, &position)
+            found = c.found != 0 and self.find(c, &position, &told)
         if found and position.format == F_TRACECONTEXT:
             value = fetch(c, H_TRACESTATE)
             if value is not None:
