@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import logging
 import re
@@ -18,7 +20,7 @@ from opentelemetry import baggage, trace
 from opentelemetry.trace import SpanKind
 
 import tracefill
-from tests.calls.running import SAMPLED, UNSAMPLED, asgi, ask, send, wait_for, wsgi
+from tests.calls.running import SAMPLED, UNSAMPLED, asgi, ask, in_thread, send, wait_for, wsgi
 from tests.contracts import finished, tracer
 from tracefill import tags
 from tracefill.calls import asgi as calls_asgi
@@ -238,8 +240,10 @@ class Answering:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.seen = tags.current()
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"done"})
+        body = json.dumps(self.seen).encode()
+        headers = [(b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
 
 
 class TestWhereTheyLand:
@@ -295,6 +299,22 @@ class TestWhereTheyLand:
         served(Service(lambda: members.append(dict(baggage.get_all()))), headers={"baggage": "order_no=7,theirs=1"})
         assert members == [{"theirs": "1"}]
 
+    def test_baggage_that_came_by_another_way_is_read_too(self, spans: Any) -> None:
+        tags.declare(Tag("order_no", baggage=True), Tag("kept"))
+        with tracefill.context.scope(tracefill.extract({"baggage": "order_no=7;prop,kept=1", "traceparent": SAMPLED})):
+            with tracer.start_as_current_span("process"):
+                sent: dict[str, str] = {}
+                tags.inject(sent, tracefill.context.current(), None)
+        assert dict(finished(spans, "process").attributes) == {"order_no": "7"}
+        assert sent["baggage"] == "kept=1"
+
+    def test_brokers_are_inside(self) -> None:
+        tags.declare(Tag("order_no", baggage=True), Tag("tenant_id", baggage=True, hosts="*.shop.example"))
+        sent: dict[str, str] = {}
+        with tags.scope(order_no="7", tenant_id="a"):
+            tags.inject(sent, tracefill.context.current(), tags.BROKER)
+        assert sent == {"baggage": "order_no=7"}
+
     def test_a_request_leaves_nothing_to_the_next(self) -> None:
         tags.declare(Tag("tenant_id", header="x-tenant-id"))
         service = Service()
@@ -302,6 +322,101 @@ class TestWhereTheyLand:
             ask(port, "/", {"X-Tenant-Id": "a"})
             ask(port, "/")
         assert service.seen == {}
+
+
+def by_http_server() -> Any:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen = json.dumps(tags.current()).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(seen)))
+            self.end_headers()
+            self.wfile.write(seen)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    @contextlib.contextmanager
+    def serve() -> Iterator[int]:
+        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server, in_thread(server.serve_forever, server.shutdown):
+            yield server.server_port
+
+    return serve()
+
+
+def by_wsgiref() -> Any:
+    return wsgi(Service())
+
+
+def by_flask() -> Any:
+    flask = pytest.importorskip("flask")
+    app = flask.Flask("shop")
+    app.add_url_rule("/tenants/<name>", view_func=lambda name: tags.current())
+    return wsgi(app)
+
+
+def by_uvicorn() -> Any:
+    return asgi(Answering())
+
+
+def by_fastapi() -> Any:
+    fastapi = pytest.importorskip("fastapi")
+    app = fastapi.FastAPI()
+    app.get("/tenants/{name}")(lambda name: tags.current())
+    return asgi(app)
+
+
+def by_aiohttp_web() -> Any:
+    web = pytest.importorskip("aiohttp.web")
+
+    @contextlib.contextmanager
+    def serve() -> Iterator[int]:
+        loop = asyncio.new_event_loop()
+
+        async def answer(_: Any) -> Any:
+            return web.json_response(tags.current())
+
+        async def start() -> Any:
+            app = web.Application()
+            app.router.add_get("/tenants/{name}", answer)
+            runner = web.AppRunner(app)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            return runner
+
+        runner = loop.run_until_complete(start())
+        with in_thread(loop.run_forever, lambda: loop.call_soon_threadsafe(loop.stop)):
+            yield runner.addresses[0][1]
+        loop.run_until_complete(runner.cleanup())
+        loop.close()
+
+    return serve()
+
+
+@pytest.mark.parametrize("sampled", [True, False])
+@pytest.mark.parametrize("serve", [by_http_server, by_wsgiref, by_flask, by_uvicorn, by_fastapi, by_aiohttp_web])
+def test_every_server_that_install_traces_finds_them(serve: Any, sampled: bool, spans: Any) -> None:
+    tags.declare(
+        Tag("tenant_id", path="/tenants/{tenant_id}"),
+        Tag("biz_id", header="x-biz-id"),
+        Tag("order_no", baggage=True),
+        Tag("customer", required=True),
+    )
+    tracefill.install()
+    try:
+        with serve() as port:
+            headers = {"X-Biz-Id": "7", "baggage": "order_no=8", "traceparent": SAMPLED if sampled else UNSAMPLED}
+            response = ask(port, "/tenants/a", headers)
+    finally:
+        tracefill.uninstall()
+    expected = {"tenant_id": "a", "biz_id": "7", "order_no": "8"}
+    if sampled:
+        wait_for(lambda: spans.get_finished_spans())
+        attributes = server_span(spans).attributes
+        assert {name: attributes.get(name) for name in expected} == expected
+    assert response.status == 200
+    assert json.loads(response.body) == expected
+    assert tags.counts() == {("customer", "missing"): 1}
 
 
 class Other:
@@ -375,8 +490,6 @@ def by_http_client(url: str, headers: dict[str, str]) -> None:
 
 
 def by_aiohttp(url: str, headers: dict[str, str]) -> None:
-    import asyncio
-
     aiohttp = pytest.importorskip("aiohttp")
 
     async def get() -> None:

@@ -17,7 +17,8 @@ the tag's name; what a log line says in `extra` counts for that line and its spa
 
 It lands on every span that this process begins while the value is known (`span`), and on every log line (`log`, once
 `tracefill.install()` or one of `gateway.logs` is in use). It goes on to those services that `hosts` allows: as `header` where it
-has one, and as W3C baggage where `baggage` says so. What came as baggage goes no further than that either.
+has one, and as W3C baggage where `baggage` says so. What came as baggage goes no further than that either. Only clients that
+`install()` traces know to whom they speak: contrib's own send no tags.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from opentelemetry import baggage as _baggage
 from opentelemetry import metrics, trace
@@ -58,6 +60,7 @@ from tracefill.context import inject as inject_position
 from tracefill.context import scope as context_scope
 
 __all__ = [
+    "BROKER",
     "Tag",
     "TagError",
     "attributes",
@@ -81,6 +84,8 @@ _logger = logging.getLogger("tracefill")
 
 #: Where tags ride in an OpenTelemetry Context; snapshots carry them by the same name.
 KEY: str = _codec.TAGS_KEY
+#: The host of whoever reads a message later: `inside` has it, a list of `hosts` may name it.
+BROKER = "broker"
 _BAGGAGE_KEY = next(iter(_baggage.set_baggage("name", "value", Context())))
 
 # The second word of the pairs of `counts()`.
@@ -146,6 +151,7 @@ class Tag:
         hosts = (self.hosts,) if isinstance(self.hosts, str) else tuple(self.hosts)
         paths = (self.path,) if isinstance(self.path, str) else tuple(self.path)
         self._set("hosts", tuple(host.lower() for host in hosts))
+        self._set("path", paths)
         self._set("header", self.header.lower() if self.header else None)
         self._set("_paths", tuple(self._pattern(path) for path in paths))
         self._set("_variable", self._find_variable())
@@ -338,7 +344,7 @@ def current(context: Mapping[str, Any] | None = None) -> dict[str, str]:
         name = tag.name
         value = held.get(name) if name in firm else tag.now() or held.get(name)
         if value is None and tag.baggage and name in members:
-            value = tag.take(members[name])
+            value = tag.take(_member(members[name]))
         if value is None:
             value = tag._constant
         if value is not None:
@@ -395,7 +401,7 @@ def received(context: Context, carrier: Any, path: str, trusted: bool = True) ->
         if value is not None:
             values.firm.add(tag.name)
         elif trusted and tag.baggage and tag.name in members:
-            value = tag.take(members[tag.name])
+            value = tag.take(_member(members[tag.name]))
         if value is not None:
             values[tag.name] = value
     return _with(context, {KEY: values, _BAGGAGE_KEY: _without_ours(members)})
@@ -505,6 +511,11 @@ def _with(context: Mapping[str, Any], changes: dict[str, Any]) -> Context:
 def _baggage_of(context: Mapping[str, Any]) -> Mapping[str, Any]:
     members = context.get(_BAGGAGE_KEY)
     return members if isinstance(members, Mapping) else {}
+
+
+def _member(value: Any) -> Any:
+    """A member of baggage without the properties behind it."""
+    return unquote(value.coded.partition(";")[0]) if isinstance(value, _codec.BaggageValue) else value
 
 
 def _without_ours(members: Mapping[str, Any]) -> dict[str, Any]:

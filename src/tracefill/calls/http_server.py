@@ -78,10 +78,10 @@ class _Request:
         if self.arrival is None:
             return
         self._scope.__exit__(None, None, None)
+        self.arrival.over()
         if self.arrival.span is not None:
             if error is not None:
                 record_failure(self.arrival.span, error)
-            self.arrival.over()
             self.arrival.span.end()
 
 
