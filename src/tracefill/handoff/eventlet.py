@@ -15,9 +15,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tracefill.context import current, scope
-from tracefill.handoff.carried import NOTHING, variables_with
+from tracefill.handoff.carried import NOTHING, once, variables_with
 from tracefill.handoff.workers import is_worker
-from tracefill.snapshots import bind
 from tracefill.wrapping import Patches
 
 LIBRARIES = ("eventlet",)
@@ -57,7 +56,7 @@ def _spawn_n(original: Callable[..., Any]) -> Callable[..., Any]:
 
     def spawn_n(func: Any, *args: Any, **kwargs: Any) -> Any:
         carried = current() and callable(func) and not is_worker(func)
-        return original(bind(func) if carried else func, *args, **kwargs)
+        return original(once(func) if carried else func, *args, **kwargs)
 
     return spawn_n
 
@@ -76,7 +75,7 @@ def _pool_spawn_n(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _execute(original: Callable[..., Any]) -> Callable[..., Any]:
     def execute(meth: Any, *args: Any, **kwargs: Any) -> Any:
-        return original(bind(meth) if callable(meth) else meth, *args, **kwargs)
+        return original(once(meth), *args, **kwargs)
 
     return execute
 

@@ -89,7 +89,7 @@ class BoundGenerator(Iterator[Any]):
 class BoundAsyncGenerator(AsyncIterator[Any]):
     """An async generator each of whose steps runs in context variables of its own."""
 
-    __slots__ = ("_generator", "_variables")
+    __slots__ = ("__weakref__", "_generator", "_variables")  # event loops keep weak references to their generators
 
     def __init__(self, generator: AsyncGenerator[Any, Any], variables: contextvars.Context | None = None) -> None:
         self._generator = generator

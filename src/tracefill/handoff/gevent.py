@@ -16,7 +16,6 @@ from typing import Any
 from tracefill.context import current
 from tracefill.handoff.carried import once, variables_with
 from tracefill.handoff.workers import is_worker
-from tracefill.snapshots import bind
 from tracefill.wrapping import Patches
 
 LIBRARIES = ("gevent",)
@@ -32,7 +31,7 @@ def _spawned(greenlet: Any) -> None:
 
 def _spawn_in_thread(original: Callable[..., Any]) -> Callable[..., Any]:
     def spawn(self: Any, func: Any, *args: Any, **kwargs: Any) -> Any:
-        return original(self, bind(func) if callable(func) else func, *args, **kwargs)
+        return original(self, once(func), *args, **kwargs)
 
     return spawn
 
@@ -41,7 +40,7 @@ def _spawn_raw(original: Callable[..., Any]) -> Callable[..., Any]:
     def spawn_raw(function: Any, *args: Any, **kwargs: Any) -> Any:
         here = current()
         carried = here and callable(function) and not is_worker(function)
-        return original(bind(function) if carried else function, *args, **kwargs)
+        return original(once(function) if carried else function, *args, **kwargs)
 
     return spawn_raw
 
