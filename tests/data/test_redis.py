@@ -11,6 +11,7 @@ from opentelemetry.trace import StatusCode
 import tracefill
 from tests.contracts import PatchContract
 from tests.data.driver_contract import only, seen, tracer
+from tracefill.data import statements
 
 
 class TestRedis(PatchContract):
@@ -71,6 +72,42 @@ def test_pipeline_is_one_span(client: Any, installed: None, spans: Any) -> None:
     assert only(spans).name == "PIPELINE"
     assert only(spans).attributes["db.query.text"] == "SET ? ?; GET ?; SET ? ?"
     assert only(spans).attributes["db.operation.batch.size"] == 3
+
+
+def test_event_form_makes_one_event_of_the_callers_span(client: Any, installed: None, spans: Any) -> None:
+    statements.configure(form="event")
+    try:
+        with tracer.start_as_current_span("near"):
+            client.set("a", "secret")
+            client.pipeline().get("a").get("a").execute()
+        client.get("a")  # on no span
+    finally:
+        statements.configure()
+    (near,) = spans.get_finished_spans()
+    assert [event.name for event in near.events] == ["db.query"] * 2
+    command, pipeline = (event.attributes for event in near.events)
+    assert command["db.query.text"] == "SET ? ?"
+    assert command["db.system.name"] == "redis"
+    assert command["db.client.operation.duration_ns"] > 0
+    assert pipeline["db.operation.batch.size"] == 2
+
+
+def test_text_is_bounded(client: Any, installed: None, spans: Any) -> None:
+    client.mset({f"key{n}": n for n in range(1000)})
+    pipeline = client.pipeline()
+    for _ in range(1000):
+        pipeline.get("a")
+    pipeline.execute()
+    assert [span.attributes["db.query.text"].count("?") for span in seen(spans)] == [16, 16]
+    assert seen(spans)[1].attributes["db.operation.batch.size"] == 1000
+
+
+def test_command_that_was_written_in_one_str(client: Any, installed: None, spans: Any) -> None:
+    client.execute_command("SET a secret")
+    client.execute_command("CLIENT SETNAME secret")
+    assert [span.attributes["db.query.text"] for span in seen(spans)] == ["SET ? ?", "CLIENT SETNAME ?"]
+    with pytest.raises(Exception, match="index out of range"):
+        client.execute_command()
 
 
 def test_pipeline_that_watches(client: Any, installed: None, spans: Any) -> None:

@@ -4,7 +4,8 @@
     tracefill.install(only=["redis"])
     redis.Redis().set("order", 17)              # a CLIENT span "SET", whose text is "SET ? ?"
 
-A pipeline is one span. Keys and values are never recorded. With contrib's instrumentor active its spans are the only ones.
+A pipeline is one span. Keys and values are never recorded. `statements.configure(form="event")` makes a `db.query` event of each
+instead. With contrib's instrumentor active its spans are the only ones.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ LIBRARIES = ("redis",)
 
 _tracer = Tracer("tracefill.data.redis")
 _patches = Patches()
-_MOST_SHOWN = 16  # commands of a pipeline
+_MOST_SHOWN = 16  # commands of a pipeline, and arguments of a command
+_NAME_LENGTH = 64
+_WITH_SUBCOMMANDS = (
+    " ACL CLIENT CLUSTER COMMAND CONFIG DEBUG FUNCTION LATENCY MEMORY MODULE OBJECT PUBSUB SCRIPT SENTINEL SLOWLOG "
+    "XGROUP XINFO "
+)
 
 
 def patch() -> None:
@@ -92,18 +98,22 @@ def _scope(client: Any, commands: Sequence[Sequence[Any]]) -> AbstractContextMan
 
 
 def _described(commands: Sequence[Sequence[Any]]) -> Described:
-    names = [_name(command) for command in commands[:_MOST_SHOWN]]
-    shown = zip(names, commands, strict=False)
-    text = "; ".join(" ".join([name, *["?"] * min(len(command) - 1, _MOST_SHOWN)]) for name, command in shown)
+    read = [_read(command) for command in commands[:_MOST_SHOWN]]
+    text = "; ".join(" ".join([name, *["?"] * min(arguments, _MOST_SHOWN)]) for name, arguments in read)
+    names = [name for name, _ in read]
     if len(commands) == 1:
         return Described(text, names[0], {"db.operation.name": names[0]})
     operation = f"PIPELINE {names[0]}" if len(set(names)) == 1 else "PIPELINE"
     return Described(text, operation, {"db.operation.name": operation, "db.operation.batch.size": len(commands)})
 
 
-def _name(command: Sequence[Any]) -> str:
-    name = command[0]
-    return (name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)).upper()
+def _read(command: Sequence[Any]) -> tuple[str, int]:
+    """A command's name, and how many arguments it has. The client lets a program write both in one str: "SET a secret"."""
+    first = command[0] if command else ""
+    words = (first.decode("utf-8", "replace") if isinstance(first, bytes) else str(first)).split() or [""]
+    named = 2 if f" {words[0].upper()} " in _WITH_SUBCOMMANDS else 1
+    name = " ".join(words[:named]).upper()[:_NAME_LENGTH]
+    return name, max(len(words) - named, 0) + max(len(command) - 1, 0)
 
 
 def _where(client: Any) -> dict[str, Any]:

@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 TEXT_LENGTH = 2048
+SUMMARY_LENGTH = 255  # the conventions' limit
 FORMS = ("span", "event")
 
 Where = Callable[[Any], dict[str, Any]]
@@ -133,7 +134,7 @@ def _read(text: str, system: str) -> Described:
     operation = _OPERATION.match(without)
     target = _TARGET.search(_FROM_IN_FUNCTION.sub("", without[:TEXT_LENGTH]))
     words = [operation[1].upper() if operation else "", target[1].strip('"`[]') if target else ""]
-    return Described(without[:TEXT_LENGTH], " ".join(filter(None, words)))
+    return Described(without[:TEXT_LENGTH], " ".join(filter(None, words))[:SUMMARY_LENGTH])
 
 
 def _replacement(found: re.Match[str]) -> str:
