@@ -66,7 +66,7 @@ def _handle_request(original: Any) -> Callable[..., Any]:
         arrival = further_in(extract(request.headers), ",".join(sent) if sent[0] is not None else None)
         if tags.declared():
             arrival.bring_tags(request.headers, request.path)
-        arrival.within(request)
+        arrival.within(getattr(request, "_state", request))  # request[key] warns of keys that are texts
         try:
             if _has_contrib(request_handler):
                 with scope(arrival.for_others()):
