@@ -1110,7 +1110,7 @@ def counters():
 # OTEL_PYTHON_CONTEXT=tracefill. Until then `met` is False and nothing here may be touched.
 cdef bint met = False
 cdef object Context, SpanContext, NonRecordingSpan, INVALID_SPAN, DEFAULT_TRACE_STATE, stock_getter, stock_setter
-cdef object SpanType, context_module, context_names, propagate_module = None, propagate_names = None
+cdef object SpanType, context_module, trace_module, context_names, propagate_module = None, propagate_names = None
 cdef object span_key, baggage_key
 cdef PyTypeObject* span_context_type
 cdef PyTypeObject* stock_runtime_type
@@ -1126,7 +1126,7 @@ cdef object debug_key = DEBUG_KEY
 
 cdef int meet() except -1:
     global met, Context, SpanContext, NonRecordingSpan, INVALID_SPAN, DEFAULT_TRACE_STATE, stock_getter, stock_setter
-    global SpanType, context_module, context_names, span_key, baggage_key, span_context_type, span_context_is_six
+    global SpanType, context_module, trace_module, context_names, span_key, baggage_key, span_context_type, span_context_is_six
     global stock_runtime_type, TraceState, RemoteSpan, empty_context
     import opentelemetry.baggage
     import opentelemetry.context
@@ -1136,6 +1136,7 @@ cdef int meet() except -1:
     from opentelemetry.trace.span import DEFAULT_TRACE_STATE as stock_default, TraceState as StockTraceState
 
     context_module = opentelemetry.context
+    trace_module = opentelemetry.trace
     context_names = vars(context_module)
     Context = opentelemetry.context.Context
     SpanContext = opentelemetry.trace.SpanContext
@@ -1847,7 +1848,8 @@ cdef inline Snapshot acquire(int pool, object context):
 cdef int remember_place(Snapshot self) except -1:
     import traceback
 
-    frames = [f for f in traceback.extract_stack() if f"{'tracefill'}/" not in f.filename.replace("\\", "/")]
+    ours = __file__.rpartition("_codec.")[0]    # the folder of the package, wherever a program of that name may lie
+    frames = [f for f in traceback.extract_stack() if not f.filename.startswith(ours)]
     places[<size_t><PyObject*>self] = (self.pool, f"{frames[len(frames) - 1].filename}:{frames[len(frames) - 1].lineno}" if frames else "unknown")
     return 0
 
@@ -2095,6 +2097,7 @@ cdef struct Carrier:
     PyObject* getter
     uint32_t found        # bits: headers seen by scan()
     uint32_t repeated
+    uint32_t complained   # bits: formats whose header was not valid; a carrier may be read twice, each is told once
     PyObject* values[<int>HEADERS]
 
 cdef tuple HEADER_NAMES = tuple([name for fields in FORMAT_FIELDS.values() for name in fields]) + ("baggage",)
@@ -2455,8 +2458,8 @@ cdef class Propagator:
                 unread[f] += weight
         return 0
 
-    cdef bint find(self, Carrier* c, Position* position, uint32_t* told) except -1:
-        """The first valid format, in order. `told`: the formats that have been complained about, of this carrier."""
+    cdef bint find(self, Carrier* c, Position* position) except -1:
+        """The first valid format, in order."""
         cdef Reason reason
         cdef int i, format
         for i in range(self.readers):
@@ -2466,8 +2469,8 @@ cdef class Propagator:
                 extracted[format] += 1
                 position.format = format
                 return True
-            if reason != ABSENT and not told[0] >> format & 1:
-                told[0] |= 1u << format
+            if reason != ABSENT and not c.complained >> format & 1:
+                c.complained |= 1u << format
                 ignore(format, reason)
         return False
 
@@ -2475,9 +2478,9 @@ cdef class Propagator:
         global missing
         cdef Position position
         cdef bint found
-        cdef uint32_t told = 0
         trace_state = copy = None
-        found = self.find(c, &position, &told)
+        c.complained = 0
+        found = self.find(c, &position)
         if not found and c.shape == EXACT_DICT and not self.lone and PyDict_GET_SIZE(c.held):
             # No header of a name as we write it: perhaps of another spelling.
             if TF_FREE_THREADED:
@@ -2485,7 +2488,7 @@ cdef class Propagator:
                 c.held = <PyObject*>copy
             c.shape = FOLDED_DICT
             scan(c, self.wanted)
-            found = c.found != 0 and self.find(c, &position, &told)
+            found = c.found != 0 and self.find(c, &position)
         if found and position.format == F_TRACECONTEXT:
             value = fetch(c, H_TRACESTATE)
             if value is not None:
@@ -2698,7 +2701,11 @@ cdef class Scope:
         open_scope(self)
         return self.context
 
-    def __exit__(self, *exception):
+    def __exit__(self, kind=None, error=None, traceback=None):
+        leave(self)
+
+    def close(self):
+        """Puts back what was current before; closing twice changes nothing."""
         leave(self)
 
 cdef int open_scope(Scope self) except -1:
@@ -2751,6 +2758,11 @@ def scope(context):
     made = Scope.__new__(Scope)
     made.context = context
     return made
+
+def enter_scope(context not None):
+    """A scope that is open already, for who closes it in a `finally`: the cheaper form, on paths that are hot."""
+    ready()
+    return enter(context)
 
 def current_context():
     ready()
@@ -2901,12 +2913,13 @@ cdef object suppress_key = None
 
 def state_of(context=None):
     """DENIED and SUPPRESSED bits of a context (default: of now)."""
+    ready()
+    return state_in(current() if context is None else context)
+
+cdef int state_in(object context) except -1:
     cdef int state = 0
     cdef Position position
     global suppress_key
-    ready()
-    if context is None:
-        context = current()
     if not PyDict_Size(context):
         return 0
     if suppress_key is None:
@@ -2917,6 +2930,35 @@ def state_of(context=None):
     if position.span and not position.flags & 1:
         state |= DENIED
     return state
+
+cdef dict provider_names = None     # where the global TracerProvider stands
+cdef int denied_bit = DENIED, suppressed_bit = SUPPRESSED
+
+cdef class Gate:
+    """Whether a span begun now would be recorded, for one tracer of the global TracerProvider: asked before anything is built.
+
+    `meet(provider)` is called for each provider that is new, keeps it, and says whether its sampler follows a parent that says no.
+    """
+    cdef PyObject* provider     # whom `meet` keeps alive: known by its place, so that threads need not take turns
+    cdef bint has_met, follows_parent
+
+    def records(self, context=None):
+        """False when a span begun in this context (default: of now) is sure to be dropped, or instrumentation is suppressed.
+
+        The sampler is asked nothing.
+        """
+        cdef int state
+        global provider_names
+        ready()
+        if provider_names is None:
+            provider_names = vars(trace_module)
+        provider = value_in(provider_names, "_TRACER_PROVIDER")
+        if <PyObject*>provider != self.provider or not self.has_met:
+            self.follows_parent = self.meet(trace_module.get_tracer_provider())
+            provider = value_in(provider_names, "_TRACER_PROVIDER")    # asking for it may have set it
+            self.provider, self.has_met = <PyObject*>provider, True
+        state = state_in(current() if context is None else context)
+        return not (state & suppressed_bit or state & denied_bit and self.follows_parent)
 
 def with_span(context, span):
     """The context (None: of now) with this span as its span: opentelemetry.trace.set_span_in_context, from C."""

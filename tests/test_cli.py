@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tracefill.cli import COMMANDS
@@ -99,6 +100,25 @@ def test_interrupt_ends_with_130_and_without_a_traceback() -> None:
         out, errors = running.communicate(timeout=DEADLINE_S)
     assert running.returncode == 130
     assert (out, errors) == (b"", b"")
+
+
+@pytest.mark.parametrize("after_s", [0, 0.05, 0.3])
+def test_interrupt_of_everything_at_the_terminal_ends_the_reading_processes_too(tmp_path: Path, after_s: float) -> None:
+    path = tmp_path / "spans.jsonl"
+    span = f'{{"traceId":"{1:032x}","spanId":"{1:016x}","name":"a","startTimeUnixNano":"1","endTimeUnixNano":"2"}}'
+    path.write_text(f'{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{span}]}}]}}]}}\n' * 1_000_000)
+    command = [sys.executable, "-c", RUN, "audit", str(path)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, start_new_session=True, **pipes) as running:
+        while not (workers := psutil.Process(running.pid).children()) and running.poll() is None:
+            time.sleep(0.01)
+        time.sleep(after_s)
+        os.killpg(running.pid, signal.SIGINT)
+        _, errors = running.communicate(timeout=DEADLINE_S)
+    assert running.returncode == 130
+    assert b"Traceback" not in errors, errors.decode()
+    assert workers
+    assert psutil.wait_procs(workers, timeout=10)[1] == []
 
 
 def test_reader_that_has_gone_ends_it_without_a_complaint() -> None:

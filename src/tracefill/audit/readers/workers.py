@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import threading
@@ -60,11 +59,12 @@ def read_in_processes(tasks: Iterable[Task], processes: int, tick: Tick) -> list
     """Do the tasks in so many processes; the parts in the tasks' order. Raises what a task raises."""
     numbered = _Shared(enumerate(tasks))
     messages: SimpleQueue[tuple[str, Any, Any]] = SimpleQueue()
-    workers = [_start() for _ in range(processes)]
-    for worker in workers:
-        threading.Thread(target=_drive, args=(worker, numbered, messages), daemon=True).start()
+    workers: list[subprocess.Popen[bytes]] = []
     parts: dict[int, Part] = {}
     try:
+        for _ in range(processes):
+            workers.append(_start())
+            threading.Thread(target=_drive, args=(workers[-1], numbered, messages), daemon=True).start()
         while processes:
             what, first, second = messages.get()
             if what == "tick":
@@ -84,7 +84,10 @@ def read_in_processes(tasks: Iterable[Task], processes: int, tick: Tick) -> list
 
 def _start() -> subprocess.Popen[bytes]:
     code = f"import sys; sys.path[:] = {sys.path!r}; from tracefill.audit.readers.workers import serve; serve()"
-    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    # In a session of its own: an interrupt is for the one who starts it, and he ends it.
+    return subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
 
 
 def _drive(worker: subprocess.Popen[bytes], tasks: Iterator[tuple[int, Task]], messages: SimpleQueue[Any]) -> None:
@@ -118,7 +121,6 @@ class _Shared(Iterator[tuple[int, Task]]):
 def serve() -> None:
     """The worker's side: read tasks from standard input, answer on what was standard output."""
     answers = os.fdopen(os.dup(1), "wb")
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the one who started us, and he ends us
     gc.disable()  # nothing here makes cycles, and looking for them takes a tenth of the time
     os.dup2(2, 1)  # a library that prints must not speak into the pickles
     while task := _receive(sys.stdin.buffer):
