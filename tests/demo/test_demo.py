@@ -8,10 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import psutil
 import pytest
+
+if TYPE_CHECKING:
+    from tests.servers.jaeger import Jaeger
 
 DEMO = [sys.executable, "-m", "tracefill", "demo"]
 
@@ -90,3 +96,52 @@ def test_a_demo_that_is_killed_takes_its_services_along() -> None:
     while services() and time.monotonic() < until:
         time.sleep(0.1)
     assert services() == []
+
+
+# --- with a real Jaeger ---
+
+
+@pytest.fixture(scope="module")
+def run_with_jaeger(jaeger: Jaeger) -> dict[str, Any]:
+    done = subprocess.run(
+        [*DEMO, "--orders", "6", "--json", "--jaeger", jaeger.otlp.removesuffix("/v1/traces")],
+        capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("tracefill audit --edge 0 'http://127.0.0.1:16686/?since=") == 2
+    runs: dict[str, Any] = json.loads(done.stdout)["runs"]
+    return runs
+
+
+@pytest.mark.parametrize("api", ["", "/api/v3"])
+@pytest.mark.parametrize("mode", ["stock", "tracefill"])
+def test_completeness_read_back_from_jaeger_is_that_of_the_files(
+    jaeger: Jaeger, run_with_jaeger: dict[str, Any], mode: str, api: str
+) -> None:
+    told = run_with_jaeger[mode]
+    begin, end = (
+        datetime.fromtimestamp(int(told["window"][f"{name}_unix_nano"]) / 1e9, timezone.utc)
+        for name in ("start", "end")
+    )
+    times = urlencode({"since": begin - timedelta(milliseconds=5), "until": end + timedelta(milliseconds=5)})
+    audit = [sys.executable, "-m", "tracefill", "audit", "--json", "--edge", "0", f"{jaeger.url}{api}?{times}"]
+    done = subprocess.run(audit, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    read_back = json.loads(done.stdout)
+    assert read_back["input"]["spans"] == told["input"]["spans"]
+    assert read_back["chains"] == told["chains"]
+    assert broken(read_back) == broken(told)
+    assert (read_back["chains"]["share"] == 1) == (mode == "tracefill")
+
+
+def broken(document: dict[str, Any]) -> list[tuple[object, ...]]:
+    words = ("cause", "layer", "from", "to", "via", "count")
+    return sorted(tuple(f[word] for word in words) for f in document["findings"] if f["breaks"])
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "localhost:4318", "http://"])
+def test_a_jaeger_that_is_not_there_is_one_line_and_nothing_is_started(url: str) -> None:
+    done = subprocess.run([*DEMO, "--jaeger", url], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert url in done.stderr.replace("\n", "")
+    assert "Traceback" not in done.stderr

@@ -7,6 +7,7 @@
 | `system.py`  | all processes of one run: started in order, watched, stopped, none left behind |
 | `traffic.py` | the callers: two storefronts (one of them speaks B3), and a stranger with bad headers |
 | `verdict.py` | what the exported spans say afterwards |
+| `jaeger.py`  | the same spans sent to a Jaeger |
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ example:
   tracefill demo --orders 40
 
 A real broker is used when TRACEFILL_KAFKA=host:port is set; else the one inside librdkafka. Each service writes its own
-OTLP JSON; --keep DIRECTORY leaves the files there, for `tracefill audit DIRECTORY/tracefill`.
+OTLP JSON; --keep DIRECTORY leaves the files there, for `tracefill audit DIRECTORY/tracefill`. With --jaeger
+http://localhost:4318 the spans go to that Jaeger too, and the demo says how to audit each run there.
 
-exit codes: 0 every chain of the tracefill run is whole; 1 some are not; 2 the shop could not be started."""
+exit codes: 0 every chain of the tracefill run is whole; 1 some are not; 2 the shop could not be started, or nobody
+takes the spans at --jaeger."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,13 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("--orders", type=_count, default=30, metavar="N", help="orders of each caller (default 30)")
     parser.add_argument("--keep", metavar="DIRECTORY", help="keep the exported spans here")
+    parser.add_argument("--jaeger", metavar="URL", help="send the spans to this Jaeger as well: its OTLP/HTTP endpoint")
     parser.add_argument("--json", action="store_true", help="the two audits as one JSON document")
 
 
 def run(arguments: argparse.Namespace) -> int:
     from tracefill.demo.verdict import compare
 
-    return compare(arguments.orders, arguments.keep, as_json=arguments.json)
+    return compare(arguments.orders, arguments.keep, arguments.jaeger, as_json=arguments.json)
 
 
 def _count(text: str) -> int:

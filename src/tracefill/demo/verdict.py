@@ -17,7 +17,7 @@ from rich.tree import Tree
 from tracefill.audit import chains, readers
 from tracefill.audit.document import percent
 from tracefill.audit.spans import Spans
-from tracefill.demo import traffic
+from tracefill.demo import jaeger, traffic
 from tracefill.demo.system import CannotStart, System
 
 MODES = {"stock": "stock OpenTelemetry + contrib", "tracefill": "tracefill"}
@@ -25,19 +25,22 @@ CALLERS = len(traffic.STOREFRONTS) + 1
 KINDS = ("", "internal", "server", "client", "producer", "consumer")
 
 
-def compare(count: int, keep: str | None, *, as_json: bool) -> int:
+def compare(count: int, keep: str | None, jaeger_url: str | None, *, as_json: bool) -> int:
     """Runs the shop in both modes and prints the comparison; 0 when every chain of the tracefill run is whole."""
     notes = Console(stderr=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(keep or scratch)
         documents: dict[str, dict[str, Any]] = {}
         try:
+            collector = jaeger.endpoint(jaeger_url) if jaeger_url else None
             for mode, title in MODES.items():
                 (folder / mode).mkdir(parents=True, exist_ok=True)
                 run_shop(mode, title, folder / mode, count, notes)
                 spans = readers.read([str(path) for path in sorted((folder / mode).glob("*.jsonl"))], processes=1)
                 documents[mode] = dict(chains.audit(spans, edge_seconds=0))
-        except CannotStart as error:
+                if collector:
+                    jaeger.send(collector, folder / mode)
+        except (CannotStart, jaeger.NoJaeger) as error:
             notes.print(str(error), markup=False)
             return 2
     if as_json:
@@ -45,6 +48,8 @@ def compare(count: int, keep: str | None, *, as_json: bool) -> int:
         print()
     else:
         report(documents, spans)
+    if collector:
+        _say_where(collector, documents, notes)
     held = documents["tracefill"]["chains"]
     return 0 if held["whole"] == held["total"] else 1
 
@@ -84,6 +89,13 @@ def report(documents: dict[str, dict[str, Any]], spans: Spans) -> None:
             broken_edges(documents[mode]),
         )
     console.print(table)
+
+
+def _say_where(collector: str, documents: dict[str, dict[str, Any]], notes: Console) -> None:
+    notes.print("\nThe same from Jaeger:")
+    for document in documents.values():
+        source = jaeger.audit_source(collector, document["window"])
+        notes.print(f"  tracefill audit --edge 0 '{source}'", soft_wrap=True, highlight=False, markup=False)
 
 
 def broken_edges(document: dict[str, Any]) -> str:
