@@ -57,9 +57,9 @@ def main() -> int:
 
 
 def all_cases() -> list[timing.Case]:
-    from benchmarks import data, peers
+    from benchmarks import data, handoff, peers
 
-    return codec.cases() + data.cases() + peers.cases()
+    return codec.cases() + handoff.cases() + data.cases() + peers.cases()
 
 
 def line(result: timing.Result) -> str:

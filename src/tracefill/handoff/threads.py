@@ -120,7 +120,10 @@ def _bound(function: Any) -> Any:
 
 def _submit(original: Callable[..., Any]) -> Callable[..., Any]:
     def submit(self: Any, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
-        return original(self, _bound(fn), *args, **kwargs)
+        bound = bind(fn) if callable(fn) else fn
+        if args or kwargs:
+            return original(self, bound, *args, **kwargs)
+        return original(self, bound)  # to pass on what is empty would cost as much as to carry the context
 
     return submit
 

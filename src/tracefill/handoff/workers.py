@@ -100,7 +100,9 @@ def _plain(function: Any) -> FunctionType | None:
         elif isinstance(function, FunctionType):
             return function
         else:
-            function = vars(type(function)).get("__call__")
+            function = getattr(type(function), "__call__", None)  # noqa: B004 (it is the method that is wanted)
+            if not isinstance(function, FunctionType):  # of C
+                return None
     return None
 
 
