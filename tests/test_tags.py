@@ -27,6 +27,7 @@ from tracefill.calls import asgi as calls_asgi
 from tracefill.calls import wsgi as calls_wsgi
 from tracefill.gateway import asgi as gateway_asgi
 from tracefill.gateway import wsgi as gateway_wsgi
+from tracefill.gateway.logs import ContextFilter
 from tracefill.tags import Tag, TagError
 
 customer: ContextVar[str | None] = ContextVar("customer", default=None)
@@ -138,6 +139,14 @@ class TestSources:
         served(Service(work))
         assert server_span(spans).attributes["order_no"] == "4711"
         assert [line["order_no"] for line in logged] == ["4711", ""]
+        assert tags.counts() == {}
+
+    def test_a_line_that_was_given_its_fields_already_says_nothing_of_its_own(self, logged: Any) -> None:
+        tags.declare(Tag("order_no"))
+        logging.getLogger("shop").warning("new")
+        (record,) = logged
+        ContextFilter().filter(logging.makeLogRecord(record))
+        assert record["order_no"] == ""
         assert tags.counts() == {}
 
     @pytest.mark.parametrize(
@@ -559,6 +568,23 @@ class TestGoingOut:
     def test_what_the_caller_sets_himself_stays(self, get: Any, other: Other) -> None:
         self.get(get, f"http://127.0.0.1:{other.port}/", {"X-Biz-Id": "own"})
         assert other.received[0]["x-biz-id"] == "own"
+
+
+def test_clients_that_contrib_traces_send_none(other: Other) -> None:
+    contrib = pytest.importorskip("opentelemetry.instrumentation.requests").RequestsInstrumentor()
+    tags.declare(Tag("tenant_id", header="x-tenant-id", baggage=True))
+    tracefill.install(only=["requests"])
+    contrib.instrument()
+    try:
+        came = tracefill.extract({"traceparent": SAMPLED, "baggage": "tenant_id=a,theirs=1"})
+        with tracefill.context.scope(tags.received(came, {}, "/")):
+            assert tags.current() == {"tenant_id": "a"}
+            by_requests(f"http://127.0.0.1:{other.port}/", {})
+    finally:
+        contrib.uninstrument()
+        tracefill.uninstall()
+    assert other.received[0]["baggage"] == "theirs=1"
+    assert "x-tenant-id" not in other.received[0]
 
 
 class TestTwoServices:

@@ -274,7 +274,6 @@ _lock = threading.Lock()
 
 def declare(*tags: Tag) -> None:
     """These tags, beside those that are declared already; raises TagError for a name or header that another one has."""
-    global _tags
     with _lock:
         names, headers = set(_by_name), set(_by_header)
         for tag in tags:
@@ -429,7 +428,7 @@ def log_fields() -> dict[str, str]:
 
 def notice(said: Mapping[str, Any]) -> None:
     """A log line says these things of its own: those that are tags count for the current span and its request too."""
-    own = {tag.name: tag.take(said[tag.name]) for tag in _tags if tag.name in said}
+    own = {tag.name: tag.take(said[tag.name]) for tag in _tags if said.get(tag.name, "") != ""}
     found = {name: value for name, value in own.items() if value is not None}
     if not found:
         return
@@ -443,8 +442,8 @@ def notice(said: Mapping[str, Any]) -> None:
 
 def over(context: Mapping[str, Any], span: Span | None) -> None:
     """A request has been served: its span says what was found on the way, and required tags that never were are counted."""
-    held = context.get(KEY)
-    if not _tags or not isinstance(held, _Values) or held.is_over:
+    held = context.get(KEY) if _tags else None
+    if not isinstance(held, _Values) or held.is_over:
         return
     held.is_over = True
     found = {**held.seen, **current(context)}
