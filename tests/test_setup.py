@@ -205,6 +205,8 @@ def collector() -> Iterator[Any]:
 
 
 def test_spans_of_a_short_program_arrive_with_their_tags(collector: Any, tmp_path: Path) -> None:
+    if sys.version_info < (3, 11):
+        pytest.importorskip("tomli")
     trace_service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
     file = tmp_path / "tags.toml"
     file.write_text('[env]\nenvironment = "SHOP_ENV"\n')

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator
 from contextvars import ContextVar
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,9 @@ from tracefill.gateway import wsgi as gateway_wsgi
 from tracefill.gateway.logs import ContextFilter
 from tracefill.tags import Tag, TagError
 
+needs_toml = pytest.mark.skipif(
+    find_spec("tomllib") is None and find_spec("tomli") is None, reason="this Python reads no TOML"
+)
 customer: ContextVar[str | None] = ContextVar("customer", default=None)
 
 
@@ -755,6 +759,7 @@ class TestDeclarations:
             tags.declare(Tag("other", header="X-Tenant-ID"))
         assert [tag.name for tag in tags.declared()] == ["tenant_id"]
 
+    @needs_toml
     def test_a_file(self, tmp_path: Path) -> None:
         file = tmp_path / "tags.toml"
         file.write_text(
@@ -766,6 +771,7 @@ class TestDeclarations:
         assert tags.declared()[0].required
         assert tags.current() == {"env": "dev"}
 
+    @needs_toml
     @pytest.mark.parametrize(
         ("text", "complaint"),
         [
