@@ -11,10 +11,12 @@ A task that waits for one item after the other is its starter's while the starte
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 from tracefill.handoff.carried import forget_what_is_over
+from tracefill.handoff.items import stands_between, taken_by_library
 from tracefill.handoff.tasks import create_task
 from tracefill.wrapping import Patches
 
@@ -26,7 +28,8 @@ _patches = Patches()
 def _get_nowait(original: Callable[..., Any]) -> Callable[..., Any]:
     def get_nowait(self: Any) -> Any:
         item = original(self)
-        forget_what_is_over()
+        if not taken_by_library(sys._getframe(1)):
+            forget_what_is_over()
         return item
 
     return get_nowait
@@ -35,6 +38,7 @@ def _get_nowait(original: Callable[..., Any]) -> Callable[..., Any]:
 def patch() -> None:
     import asyncio
 
+    stands_between(asyncio.Queue)
     _patches.wrap(asyncio.BaseEventLoop, "create_task", create_task)
     _patches.wrap(asyncio.Queue, "get_nowait", _get_nowait)
 

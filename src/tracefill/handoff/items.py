@@ -23,7 +23,7 @@ from tracefill.handoff.tasks import CONTRIB
 from tracefill.handoff.workers import is_library
 from tracefill.snapshots import Snapshot, snapshot
 
-__all__ = ["Waiting", "getter", "hand_over", "no_more", "putter", "stands_between", "waiting_in"]
+__all__ = ["Waiting", "getter", "hand_over", "no_more", "putter", "stands_between", "taken_by_library", "waiting_in"]
 
 
 class _Entry(NamedTuple):
@@ -92,13 +92,18 @@ def hand_over(item: object, waiting: Waiting, frame: FrameType) -> None:
     """Makes the item's context current for whoever has taken it: the first frame outwards that is not the queue's own."""
     context = waiting.take(item)
     taker = _taker(frame)
-    if is_library(taker.f_code) and not _is_between(taker.f_code.co_filename) and _is_asked_for(taker):
+    if _is_a_library_asked(taker):
         waiting.is_pool = True
         waiting.clear()
     elif context is not None:
         bring(context, item, taker)
     elif brought(item) is None:
         bring(NOTHING, item, taker)
+
+
+def taken_by_library(frame: FrameType) -> bool:
+    """True when a library takes the item for the program's code: a connection out of a pool is no work."""
+    return _is_a_library_asked(_taker(frame))
 
 
 def no_more(frame: FrameType) -> None:
@@ -131,6 +136,10 @@ def stands_between(kind: type) -> None:
 @functools.lru_cache(1024)
 def _is_between(filename: str) -> bool:
     return filename in _between or filename.endswith(CONTRIB)
+
+
+def _is_a_library_asked(taker: FrameType) -> bool:
+    return is_library(taker.f_code) and not _is_between(taker.f_code.co_filename) and _is_asked_for(taker)
 
 
 def _is_asked_for(frame: FrameType) -> bool:
