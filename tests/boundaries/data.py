@@ -562,3 +562,160 @@ async def redis_async(b: Program) -> None:
                 await client.pipeline().get("a").execute()
 
         await asyncio.gather(request("a"), request("b"))
+
+
+@boundary(
+    "db: redis in a pool, after the request's scope was closed",
+    needs=("redis_server",),
+    statements={"a": 2, "b": 2},
+)
+def redis_after_the_end(b: Program) -> None:
+    import redis
+
+    host, _, port = b.address("redis_server").partition(":")
+    client, ended = redis.Redis(host=host, port=int(port)), threading.Event()
+
+    def work() -> None:
+        ended.wait()
+        client.set("a", 1)
+        client.pipeline().get("a").get("a").execute()
+
+    with ThreadPoolExecutor(1) as pool:
+        for key in "ab":
+            with b.near(key):
+                pool.submit(work)
+        ended.set()
+    client.close()
+
+
+# ------------------------------------------------------------------------------------------- after the request's end
+
+
+@boundary(
+    "db: psycopg (3) async, in a task that outlives its request", needs=("postgres",), statements={"a": 1, "b": 1}
+)
+async def psycopg_after_the_end(b: Program) -> None:
+    import psycopg
+
+    async with await psycopg.AsyncConnection.connect(postgres(b)) as connection:
+
+        async def work() -> None:
+            await asyncio.sleep(0.02)
+            await connection.execute("select 1")
+
+        tasks = []
+        for key in "ab":
+            with b.near(key):
+                tasks.append(asyncio.create_task(work()))
+        await asyncio.gather(*tasks)
+
+
+@boundary("db: asyncpg in a task that outlives its request, COPY", needs=("postgres",), statements={"a": 2, "b": 2})
+async def asyncpg_after_the_end(b: Program) -> None:
+    import asyncpg
+
+    async with asyncpg.create_pool(postgres(b), min_size=1, max_size=1) as pool:
+
+        async def work() -> None:
+            await asyncio.sleep(0.02)
+            async with pool.acquire() as connection:
+                await connection.fetchval("select 1")
+                await connection.copy_from_query("select 1", output=io.BytesIO())
+
+        tasks = []
+        for key in "ab":
+            with b.near(key):
+                tasks.append(asyncio.create_task(work()))
+        await asyncio.gather(*tasks)
+
+
+@boundary(
+    "db: PyMySQL in the loop's executor, after the request's scope was closed",
+    needs=("mariadb",),
+    statements={"a": 1, "b": 1},
+)
+async def pymysql_after_the_end(b: Program) -> None:
+    import pymysql
+
+    connection, ended = pymysql.connect(**mysql(b)), threading.Event()
+
+    def work() -> None:
+        ended.wait()
+        with connection.cursor() as cursor:
+            cursor.execute("select 1")
+
+    with ThreadPoolExecutor(1) as pool:
+        running = []
+        for key in "ab":
+            with b.near(key):
+                running.append(asyncio.get_running_loop().run_in_executor(pool, work))
+        ended.set()
+        await asyncio.gather(*running)
+    connection.close()
+
+
+@boundary("db: SQLAlchemy async sessions in tasks that outlive their requests", statements={"a": 1, "b": 1})
+async def sqlalchemy_async_after_the_end(b: Program) -> None:
+    import sqlalchemy as sa
+    from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+    engine = create_async_engine("sqlite+aiosqlite://", poolclass=sa.pool.StaticPool)
+
+    async def work() -> None:
+        await asyncio.sleep(0.02)
+        async with AsyncSession(engine) as session:
+            await session.execute(sa.text("select 1"))
+
+    tasks = []
+    for key in "ab":
+        with b.near(key):
+            tasks.append(asyncio.create_task(work()))
+    for task in tasks:
+        await task
+    await engine.dispose()
+
+
+@boundary("db: SQLAlchemy in to_thread, a connection for both requests", statements={"a": 2, "b": 2})
+async def sqlalchemy_to_thread(b: Program) -> None:
+    import sqlalchemy as sa
+
+    engine = sa.create_engine("sqlite://", poolclass=sa.pool.StaticPool, connect_args={"check_same_thread": False})
+    with engine.connect() as connection:
+
+        def work() -> None:
+            connection.execute(sa.text("select 1"))
+            connection.exec_driver_sql("select 2")
+
+        for key in "ab":
+            with b.near(key):
+                await asyncio.to_thread(work)
+
+
+@boundary("db: sqlite3 by a Timer, after the request's scope was closed", statements={"a": 1, "b": 1})
+def sqlite_timer(b: Program) -> None:
+    connection = shop()
+    timers = []
+    for key in "ab":
+        with b.near(key):
+            timers.append(threading.Timer(0.05, connection.execute, args=("select 1",)))
+            timers[-1].start()
+    for timer in timers:
+        timer.join()
+
+
+@boundary("db: psycopg2 execute_values and COPY in a pool's map", needs=("postgres",), statements={"a": 2, "b": 2})
+def psycopg2_map(b: Program) -> None:
+    import psycopg2
+    import psycopg2.extras
+
+    def work(number: int) -> None:
+        with contextlib.closing(psycopg2.connect(postgres(b))) as connection, connection.cursor() as cursor:
+            if number:
+                psycopg2.extras.execute_values(cursor, "select * from (values %s) v", [(1,), (2,)])
+            else:
+                cursor.copy_expert("copy (select 1) to stdout", io.StringIO())
+
+    with ThreadPoolExecutor(2) as pool:
+        for key in "ab":
+            with b.near(key):
+                list(pool.map(work, range(2)))
