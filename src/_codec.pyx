@@ -1846,11 +1846,15 @@ cdef inline Snapshot acquire(int pool, object context):
     return self
 
 cdef int remember_place(Snapshot self) except -1:
+    """The line of the program; of a library where none of the program's own is on the stack."""
+    import os
     import traceback
 
-    ours = __file__.rpartition("_codec.")[0]    # the folder of the package, wherever a program of that name may lie
+    ours, standard = __file__.rpartition("_codec.")[0], os.__file__.rpartition("os.")[0]
     frames = [f for f in traceback.extract_stack() if not f.filename.startswith(ours)]
-    places[<size_t><PyObject*>self] = (self.pool, f"{frames[len(frames) - 1].filename}:{frames[len(frames) - 1].lineno}" if frames else "unknown")
+    program = [f for f in frames if not f.filename.startswith((standard, "<frozen")) and "-packages" not in f.filename]
+    nearest = next(reversed(program or frames), None)
+    places[<size_t><PyObject*>self] = (self.pool, "unknown" if nearest is None else f"{nearest.filename}:{nearest.lineno}")
     return 0
 
 def snapshot(context=None):
