@@ -719,3 +719,48 @@ def psycopg2_map(b: Program) -> None:
         for key in "ab":
             with b.near(key):
                 list(pool.map(work, range(2)))
+
+
+# ---------------------------------------------------------------------------------------------------------------- Django
+
+
+def django_settings() -> None:
+    from django.conf import settings
+
+    databases = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "file:shop?mode=memory&cache=shared"}}
+    settings.configure(DATABASES=databases, INSTALLED_APPS=["django.contrib.contenttypes"])
+
+
+@boundary("db: Django, a connection of its own for each request's thread", statements={"a": 2, "b": 2})
+def django_threads(b: Program) -> None:
+    django_settings()
+    from django.db import connection
+
+    def request(key: str) -> None:
+        with b.near(key):
+            for _ in range(2):
+                with connection.cursor() as cursor:
+                    cursor.execute("select %s", [1])
+                    assert cursor.fetchall() == [(1,)]
+        connection.close()
+
+    for key in "ab":
+        thread = threading.Thread(target=request, args=(key,))
+        thread.start()
+        thread.join()
+
+
+@boundary("db: Django's ORM, from async code", statements={"": 2})
+async def django_orm(b: Program) -> None:
+    django_settings()
+    import django
+    from asgiref.sync import sync_to_async
+    from django.core.management import call_command
+
+    django.setup()
+    from django.contrib.contenttypes.models import ContentType
+
+    await sync_to_async(call_command)("migrate", verbosity=0)
+    with b.near():
+        assert await ContentType.objects.filter(app_label="shop").acount() == 0
+        assert [kind async for kind in ContentType.objects.filter(app_label="shop")] == []
