@@ -5,7 +5,22 @@ of its own each time, with a link to whoever added it.
     scheduler.add_job(clean_up, "interval", minutes=5)      # each run a root
 
 The scheduler itself belongs to nobody, also where it is started in a request. A job keeps its origin in job stores that
-pickle it, and in the workers of a ProcessPoolExecutor.
+pickle it, and in the workers of a ProcessPoolExecutor (those are spawned: by install() as a whole, or with "processes" in `only`).
+
+>>> import time, tracefill
+>>> from apscheduler.schedulers.background import BackgroundScheduler
+>>> from opentelemetry.trace import get_current_span
+>>> tracefill.install(only=["apscheduler"])
+>>> scheduler, seen = BackgroundScheduler(), []
+>>> request = tracefill.extract({"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"})
+>>> with tracefill.context.scope(request):
+...     job = scheduler.add_job(lambda: seen.append(get_current_span().get_span_context().trace_id))
+>>> scheduler.start()
+>>> while not seen:
+...     time.sleep(0.01)
+>>> print(f"{seen[0]:x}")
+4bf92f3577b34da6a3ce929d0e0e4736
+>>> scheduler.shutdown()
 """
 
 from __future__ import annotations

@@ -4,6 +4,14 @@
 
 The context is a key of the serialized job, `tracefill`, which a worker without tracefill never looks at. A worker belongs to
 nobody, whatever its command line has opened.
+
+>>> import arq.connections, pickle, tracefill
+>>> tracefill.install(only=["arq"])
+>>> request = tracefill.extract({"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"})
+>>> with tracefill.context.scope(request):
+...     stored = arq.connections.serialize_job("send_mail", (17,), {}, None, 0)     # as `enqueue_job` writes it
+>>> pickle.loads(stored)["tracefill"]["traceparent"]
+'00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'
 """
 
 from __future__ import annotations

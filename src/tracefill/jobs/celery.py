@@ -4,6 +4,19 @@
 
 With contrib's CeleryInstrumentor on, its spans are the ones: here only what it misses is done. A worker belongs to nobody,
 whatever its command line has opened; and a task that the caller does not know leaves nothing current behind.
+
+>>> import celery, tracefill
+>>> from opentelemetry.trace import get_current_span
+>>> tracefill.install(only=["celery"])
+>>> app = celery.Celery("shop", broker="memory://", backend="cache+memory://")
+>>> app.conf.task_always_eager = True       # here; elsewhere a worker runs it
+>>> @app.task(name="send_mail")
+... def send_mail(order):
+...     print(f"{get_current_span().get_span_context().trace_id:x}")
+>>> request = tracefill.extract({"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"})
+>>> with tracefill.context.scope(request):
+...     asked = send_mail.delay(17)
+4bf92f3577b34da6a3ce929d0e0e4736
 """
 
 from __future__ import annotations

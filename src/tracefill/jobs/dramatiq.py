@@ -3,6 +3,24 @@
     send_mail.send(order)       # `enqueue send_mail` under the current span, `run send_mail` below it in the worker
 
 The context is an option of the message, `tracefill`. Any broker. A worker belongs to nobody.
+
+>>> import dramatiq, tracefill
+>>> from dramatiq.brokers.stub import StubBroker
+>>> from opentelemetry.trace import get_current_span
+>>> tracefill.install(only=["dramatiq"])
+>>> broker, seen = StubBroker(), []
+>>> @dramatiq.actor(broker=broker)
+... def send_mail(order):
+...     seen.append(f"{get_current_span().get_span_context().trace_id:x}")
+>>> request = tracefill.extract({"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"})
+>>> with tracefill.context.scope(request):
+...     message = send_mail.send(17)
+>>> worker = dramatiq.Worker(broker, worker_timeout=20, worker_threads=1)
+>>> worker.start()
+>>> broker.join("default")
+>>> seen
+['4bf92f3577b34da6a3ce929d0e0e4736']
+>>> worker.stop()
 """
 
 from __future__ import annotations

@@ -4,6 +4,19 @@
 
 The context follows the end of the pickled message, where a consumer without tracefill does not read. A consumer belongs to
 nobody. A serializer of the user's own that does not pickle carries no context.
+
+>>> import huey, tracefill
+>>> from opentelemetry.trace import get_current_span
+>>> tracefill.install(only=["huey"])
+>>> jobs = huey.MemoryHuey()
+>>> @jobs.task()
+... def send_mail(order):
+...     print(f"{get_current_span().get_span_context().trace_id:x}")
+>>> request = tracefill.extract({"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"})
+>>> with tracefill.context.scope(request):
+...     asked = send_mail(17)
+>>> jobs.execute(jobs.dequeue())            # as a consumer does
+4bf92f3577b34da6a3ce929d0e0e4736
 """
 
 from __future__ import annotations

@@ -4,6 +4,14 @@
 
 The context is a field of the job's hash in Redis, `tracefill`; `job.meta` stays the user's. A worker belongs to nobody,
 whatever its command line has opened.
+
+>>> import rq.job, tracefill
+>>> tracefill.install(only=["rq"])
+>>> request = tracefill.extract({"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"})
+>>> with tracefill.context.scope(request):
+...     stored = rq.job.Job.create(print, connection=object()).to_dict()    # as `enqueue` writes it
+>>> json.loads(stored["tracefill"])["traceparent"]
+'00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'
 """
 
 from __future__ import annotations

@@ -1,7 +1,17 @@
 """schedule 1: the first run of a job continues the request that scheduled it; the later ones are traces of their own, with a link.
 
-schedule.every(10).minutes.do(clean_up)     # outside of any request: the run is what it would be without tracefill
-schedule.run_pending()
+    schedule.every(10).minutes.do(clean_up)     # outside of any request: the run is what it would be without tracefill
+    schedule.run_pending()
+
+>>> import schedule, tracefill
+>>> from opentelemetry.trace import get_current_span
+>>> tracefill.install(only=["schedule"])
+>>> request = tracefill.extract({"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"})
+>>> with tracefill.context.scope(request):
+...     job = schedule.every().hour.do(lambda: print(f"{get_current_span().get_span_context().trace_id:x}"))
+>>> schedule.run_all()
+4bf92f3577b34da6a3ce929d0e0e4736
+>>> schedule.clear()
 """
 
 from __future__ import annotations
