@@ -37,7 +37,7 @@ from tracefill.calls.http_spans import (
     span_name,
 )
 from tracefill.carriers import pairs, setter
-from tracefill.context import current, scope
+from tracefill.context import current, inject, scope
 from tracefill.edge import request_ids
 from tracefill.spans import Tracer, suppressed
 from tracefill.wrapping import contrib_active
@@ -155,8 +155,10 @@ class Call:
     def inject(self, headers: Any, *, follows: bool = False) -> None:
         """Writes the position of this request, its tags as far as they may go to this host, and the request id where the
         caller has set none, into what is sent. `follows`: the library follows redirects with these headers, to any host."""
-        host = _host(self._url) if tags.declared() and not follows else None
-        tags.inject(headers, self.inside, host, self._given)
+        if tags.declared():
+            tags.inject(headers, self.inside, None if follows else _host(self._url), self._given)
+        else:
+            inject(headers, self.inside)
         request_id = request_ids.current(self.outer)
         if request_id is not None and not _holds(headers, request_ids.HEADER):
             setter.set(headers, request_ids.HEADER, request_id)

@@ -22,7 +22,7 @@ from opentelemetry.trace import Span, Status, StatusCode
 from tracefill import tags
 from tracefill._codec import with_span
 from tracefill.calls.http_spans import call_hook, record_failure
-from tracefill.context import current, extract
+from tracefill.context import current, extract, inject
 from tracefill.edge import request_ids
 from tracefill.edge.arrivals import Arrival, further_in
 from tracefill.formats import GRPC_BIN
@@ -128,7 +128,10 @@ class ClientCall:
         if not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in kept):
             return given  # which gRPC itself will refuse
         ours: dict[str, Any] = {}
-        tags.inject(ours, self.inside, _host(self._target) if tags.declared() else None, kept)
+        if tags.declared():
+            tags.inject(ours, self.inside, _host(self._target), kept)
+        else:
+            inject(ours, self.inside)
         ours = {key.lower(): value for key, value in ours.items()}
         request_id = request_ids.current(self.inside)
         if request_id is not None and all(key != "x-request-id" for key, _ in kept):
