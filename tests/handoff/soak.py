@@ -76,8 +76,11 @@ class Judge(SpanProcessor, logging.Handler):
             self.ran(span.name, str(expected), f"{span.context.trace_id:032x}-{parent}")  # type: ignore[union-attr]
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.name.startswith(("opentelemetry", "tracefill")) and len(self.wrong) < 20:
+        if record.name.startswith(("opentelemetry", "tracefill", "asyncio")) and len(self.wrong) < 20:
             self.wrong.append(f"logged by {record.name}: {record.getMessage()}")
+
+    def thread_failed(self, failure: Any) -> None:
+        self.wrong.append(f"{failure.thread.name} failed: {failure.exc_value!r}")
 
     def counts(self) -> tuple[int, int, int]:
         """Jobs asked for, perhaps cancelled, run."""
@@ -355,6 +358,7 @@ def soak(threads: int, seconds: float, seed: int, every: float = 5) -> list[str]
     trace.set_tracer_provider(TracerProvider())
     trace.get_tracer_provider().add_span_processor(judge)  # type: ignore[attr-defined]
     logging.getLogger().addHandler(judge)
+    threading.excepthook = judge.thread_failed
     tracefill.install(queues=True)
     begun = time.monotonic()
     service = Service(judge)
