@@ -177,6 +177,47 @@ def app(environ, start_response):
     assert causes(document) == ["not_extracted"]
 
 
+DJANGO = """
+from django.conf import settings
+settings.configure(ALLOWED_HOSTS=[".shop.example"], ROOT_URLCONF=__name__, MIDDLEWARE=[], SECRET_KEY="x")
+urlpatterns = []
+import django
+django.setup()
+from django.core.wsgi import get_wsgi_application
+from django.core.asgi import get_asgi_application
+"""
+DJANGO_CONTRIB = DJANGO.replace(
+    "import django\n",
+    "import django\nfrom opentelemetry.instrumentation.django import DjangoInstrumentor\nDjangoInstrumentor().instrument()\n",
+)
+
+
+@pytest.mark.parametrize("source", [TRACEFILL + DJANGO, DJANGO_CONTRIB], ids=["tracefill", "contrib"])
+@pytest.mark.parametrize("shape", ["wsgi", "asgi"])
+def test_django_is_asked_by_a_host_that_it_allows(examine: Examine, source: str, shape: str) -> None:
+    exit_code, document = examine(f"{SDK}{source}app = get_{shape}_application()\n")
+    assert (exit_code, document["findings"]) == (0, [])
+    if "instrument()" in source:
+        assert causes(examine(f"{SDK}{source}app = get_{shape}_application()\n", "--host", "x")[1]) == ["span_missing"]
+
+
+def test_the_server_half_of_a_library_is_not_taken_for_its_client(examine: Examine) -> None:
+    source = SDK + "import aiohttp.web; app = aiohttp.web.Application()\n"
+    assert causes(examine(source)[1]) == []
+    assert causes(examine(source + "from aiohttp import ClientSession\n")[1]) == ["library_not_covered"]
+
+
+def test_under_opentelemetry_instrument(tmp_path: Path) -> None:
+    (tmp_path / "shop_app.py").write_text(SDK + FLASK)
+    command = ["opentelemetry-instrument", "--traces_exporter", "console", "--metrics_exporter", "none",
+               "--logs_exporter", "none", "tracefill", "doctor", "--app", "shop_app:app", "--json"]  # fmt: skip
+    programs = os.environ | HEALTHY | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=tmp_path, env=programs, capture_output=True, text=True, timeout=DEADLINE_S)
+    document = json.loads(done.stdout)
+    assert (done.returncode, document["findings"]) == (0, []), done.stderr
+    assert {"flask", "requests"} <= set(document["environment"]["instrumentors"])
+
+
 def test_asgi_application_that_prints_and_fails(examine: Examine) -> None:
     failing = """
 print("hello")

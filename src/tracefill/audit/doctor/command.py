@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLE
     parser.add_argument("--app", metavar="MODULE:ATTR", help="an application, or a function that makes one: m:make()")
     parser.add_argument("--path", default=request.PATH, help="the path of the request (default: %(default)s)")
+    parser.add_argument("--host", help="its Host header (default: one that Django allows, or localhost)")
     parser.add_argument("--no-request", action="store_true", help="import the application only")
     parser.add_argument("--json", action="store_true", help="print the document (schema tracefill.doctor/1)")
 
@@ -62,7 +63,8 @@ def _examined(arguments: argparse.Namespace) -> Examination:
     with complaints.listening() as messages:
         settings.forget_unknown_propagators()
         app = _application(arguments.app) if arguments.app else None
-        return examined(broken, app, messages, send=not arguments.no_request, path=arguments.path)
+        send = None if arguments.no_request else request.Request(arguments.path, arguments.host)
+        return examined(broken, app, messages, send)
 
 
 def _application(name: str) -> Any:

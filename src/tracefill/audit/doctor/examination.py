@@ -20,6 +20,7 @@ import tracefill
 from tracefill import _codec
 from tracefill.audit.doctor import complaints, headers, integrations, provider, request, settings
 from tracefill.audit.doctor.finding import Finding
+from tracefill.audit.doctor.request import ORDINARY, Request
 
 SCHEMA = "tracefill.doctor/1"
 
@@ -47,17 +48,17 @@ class Examination:
         }
 
 
-def examine(app: Any = None, *, send: bool = True, path: str = request.PATH) -> Examination:
-    """Examines this process. `app`: an application that is set up; with `send` it gets a request.
+def examine(app: Any = None, *, send: Request | None = ORDINARY) -> Examination:
+    """Examines this process. `app`: an application that is set up; it gets the request `send` (None: none).
 
     >>> import tracefill
     >>> [finding.cause for finding in examine().findings if finding.cause == "propagator_missing"]
     []
     """
-    return examined(list(settings.findings()), app, [], send=send, path=path)
+    return examined(list(settings.findings()), app, [], send)
 
 
-def examined(found: list[Finding], app: Any, messages: list[str], *, send: bool, path: str) -> Examination:
+def examined(found: list[Finding], app: Any, messages: list[str], send: Request | None) -> Examination:
     """The same, with what is known already: findings, and what OpenTelemetry logged while the application was imported."""
     counters = _codec.counters()  # before we send headers of our own
     propagator, failure = _propagator()
@@ -68,8 +69,8 @@ def examined(found: list[Finding], app: Any, messages: list[str], *, send: bool,
         found += provider.findings(shown)
     found += _where_spans_go(held, app)
     found += integrations.findings()
-    if _can_ask(app, held, send) and propagator["reads"]:
-        found += request.findings(app, held, propagator["reads"], path)
+    if app is not None and send and _can_ask(held) and propagator["reads"]:
+        found += request.findings(app, held, propagator["reads"], send)
     found += complaints.findings(messages)
     return Examination(
         [finding for finding in found if not finding.note],
@@ -96,10 +97,8 @@ def _where_spans_go(held: Any, app: Any) -> Iterator[Finding]:
         yield provider.exporter_missing("the TracerProvider has no span processor")
 
 
-def _can_ask(app: Any, held: Any, send: bool) -> bool:
-    return (
-        app is not None and send and bool(provider.processors(held) is not None) and not getattr(held, "_disabled", 0)
-    )
+def _can_ask(held: Any) -> bool:
+    return provider.processors(held) is not None and not getattr(held, "_disabled", False)
 
 
 def _environment(propagator: dict[str, Any], held: Any, shown: Any, counters: dict[str, Any]) -> dict[str, Any]:

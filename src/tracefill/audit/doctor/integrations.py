@@ -69,10 +69,10 @@ def _not_covered(active: dict[str, Any]) -> Iterator[Finding]:
     on = set(tracefill.installed())
     theirs = {one for instrumentor in active.values() for one in _libraries_of(instrumentor)}
     for name, module in available().items():
-        libraries = {library.split(".")[0] for library in getattr(module, "LIBRARIES", ())}
+        libraries = {library.split(".")[0] for library in _waits_for(module)}
         if name in on or getattr(module, "OPT_IN", False) or not libraries or not _is_looked_at(name, module):
             continue
-        users = sorted({user for library in libraries for user in _users(library)})
+        users = sorted({user for library in module.LIBRARIES for user in _users(library, _is_shared(library))})
         if users and not libraries & theirs and name not in active:
             layer = module.__name__.split(".")[1]
             yield Finding(
@@ -96,25 +96,37 @@ def _is_looked_at(name: str, module: ModuleType) -> bool:
     return name in CLIENTS or module.__name__.split(".")[1] in LAYERS
 
 
-def _users(library: str) -> Iterator[str]:
-    """Modules that hold something of a library, other than itself, instrumentations and libraries we know."""
+def _is_shared(library: str) -> bool:
+    """Whether the package is in use by its other half, aiohttp's server: who holds the package need not mean this one."""
+    others = {one for name, module in available().items() if name not in CLIENTS for one in _waits_for(module)}
+    return any(one != library and one.split(".")[0] == library.split(".")[0] and one in sys.modules for one in others)
+
+
+def _waits_for(module: ModuleType) -> tuple[str, ...]:
+    return tuple(getattr(module, "LIBRARIES", ()))
+
+
+def _users(library: str, is_shared: bool) -> Iterator[str]:
+    """Modules that hold something of a library (of its very module, where its package is shared), other than itself,
+    instrumentations and libraries we know."""
+    whole = library if is_shared else library.split(".")[0]
     if library not in sys.modules:
         return
     for name, module in list(sys.modules.items()):
-        if module is None or name.split(".")[0] in {library, *_not_users()}:
+        if module is None or name.split(".")[0] in {library.split(".")[0], *_not_users()}:
             continue
-        if any(_is_of(value, library) for value in list(vars(module).values())):
+        if any(_is_of(value, whole) for value in list(vars(module).values())):
             yield name
 
 
 def _is_of(value: object, library: str) -> bool:
     name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
-    return isinstance(name, str) and name.split(".")[0] == library
+    return isinstance(name, str) and (name == library or name.startswith(f"{library}."))
 
 
 @lru_cache(maxsize=1)
 def _not_users() -> frozenset[str]:
-    known = {library.split(".")[0] for module in available().values() for library in getattr(module, "LIBRARIES", ())}
+    known = {library.split(".")[0] for module in available().values() for library in _waits_for(module)}
     return frozenset({"opentelemetry", "tracefill", *known, *_dependencies(known), *sys.stdlib_module_names})
 
 

@@ -61,8 +61,8 @@ def missing() -> Finding:
     return Finding(
         "provider_missing",
         "the application has set no TracerProvider when it is imported: its spans are no-ops, unless it sets one later",
-        "set one, or start it by opentelemetry-instrument",
-        "opentelemetry-instrument tracefill doctor --app ...",
+        "set one, or start it by opentelemetry-instrument with opentelemetry-distro installed, which sets one",
+        "trace.set_tracer_provider(TracerProvider())",
     )
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import io
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import tracefill
 from tracefill.audit.doctor.finding import Finding
@@ -22,7 +23,17 @@ TRACE_IDS = (1 << 127 | 1, (1 << 128) - 1)
 _SERVERS = ("uvicorn", "hypercorn", "daphne", "gunicorn", "waitress", "werkzeug", "wsgi")
 
 
-def findings(app: Any, provider: Any, reads: list[str], path: str = PATH) -> Iterator[Finding]:
+class Request(NamedTuple):
+    """What is asked for. Without a host: one that Django allows, where it is set up, else localhost."""
+
+    path: str = PATH
+    host: str | None = None
+
+
+ORDINARY = Request()
+
+
+def findings(app: Any, provider: Any, reads: list[str], request: Request) -> Iterator[Finding]:
     """What the spans of a request show. The provider must be one of the SDK's."""
     shape = _shape(app)
     if shape is None:
@@ -31,17 +42,18 @@ def findings(app: Any, provider: Any, reads: list[str], path: str = PATH) -> Ite
             "request_not_sent", f"{kind} is neither an ASGI nor a WSGI application", "name one that is", note=True
         )
         return
+    host = request.host or _allowed_host()
     errors: list[str] = []
     for trace_id in TRACE_IDS:
         with _kept(provider) as spans:
             try:
-                _send(shape, app, path, headers_of(reads[0], trace_id))
+                _send(shape, app, request.path, {"host": host, **headers_of(reads[0], trace_id)})
             except Exception as error:
                 errors.append(repr(error))
         if entries := [span for span in spans if _is_entry(span)]:
             break
     if errors:
-        yield Finding("request_failed", f"GET {path} raised {errors[0]}", "see why", note=True)
+        yield Finding("request_failed", f"GET {request.path} raised {errors[0]}", "see why", note=True)
     yield from _judged(entries, trace_id, reads[0])
 
 
@@ -117,6 +129,13 @@ def _kept(provider: Any) -> Iterator[list[Any]]:
 # --- the request ---
 
 
+def _allowed_host() -> str:
+    settings: Any = getattr(sys.modules.get("django.conf"), "settings", None)
+    if not getattr(settings, "configured", False):
+        return "localhost"
+    return next((host.lstrip(".") for host in settings.ALLOWED_HOSTS if host != "*"), "localhost")
+
+
 def _shape(app: Any) -> str | None:
     if not callable(app):
         return None
@@ -160,7 +179,7 @@ def _wsgi(app: Any, path: str, headers: dict[str, str]) -> None:
 
 
 async def _asgi(app: Any, path: str, headers: dict[str, str]) -> None:
-    pairs = [(b"host", b"127.0.0.1"), *((name.encode(), value.encode()) for name, value in headers.items())]
+    pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
     scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.3"},
