@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Client, Listener
 from typing import Any
 
@@ -175,3 +178,79 @@ def strangers(b: Program) -> None:
             Client(listener.address, authkey=b"key").send(os.getpid())
         answers.join()
     b.far()
+
+
+def serve_patiently(jobs: Any, results: Any) -> None:
+    """Asks with a timeout, and looks at the pipe before it reads."""
+    key = ""
+    while key is not None:
+        try:
+            key = jobs.get(timeout=0.01)
+        except queue.Empty:
+            continue
+        if key is not None:
+            program.far(key)
+            results.send(key)
+
+
+def serve_polling(end: Any) -> None:
+    while True:
+        if not end.poll(0.01):
+            continue
+        with program.span("handles"):
+            pass
+        key = end.recv()
+        if key is None:
+            return
+        program.far(key)
+        end.send(key)
+
+
+@boundary("multiprocessing.Queue with timeouts, the reply by a Pipe", expect="direct")
+def queue_with_timeouts(b: Program) -> None:
+    jobs, (here, there) = fork.Queue(), fork.Pipe()
+    process = start(fork, serve_patiently, jobs, there)
+    for key in "ab":
+        time.sleep(0.03)
+        with b.near(key):
+            jobs.put(key)
+            assert here.recv() == key
+            b.far(key)
+    jobs.put(None)
+    process.join()
+
+
+@boundary("multiprocessing.Pipe, polled, the worker started inside the first request (spawn)", expect="direct")
+def polled_pipe(b: Program) -> None:
+    here, there = spawn.Pipe()
+    process = None
+    for key in "abc":
+        with b.near(key):
+            process = process or start(spawn, serve_polling, there)
+            here.send(key)
+            assert here.recv() == key
+    here.send(None)
+    process.join()
+
+
+@boundary("multiprocessing.Queue read by a process that hands the work to a thread pool", expect="direct")
+def queue_to_pool(b: Program) -> None:
+    jobs, results = spawn.Queue(), spawn.Queue()
+    process = start(spawn, serve_by_a_pool, jobs, results)
+    for key in "abc":
+        with b.near(key):
+            jobs.put(key)
+    for _ in "abc":
+        results.get()
+    jobs.put(None)
+    process.join()
+
+
+def serve_by_a_pool(jobs: Any, results: Any) -> None:
+    def work(key: str) -> None:
+        program.far(key)
+        results.put(key)
+
+    with ThreadPoolExecutor(2) as pool:
+        for key in iter(jobs.get, None):
+            pool.submit(work, key)
