@@ -143,3 +143,24 @@ def test_the_library_keeps_its_books_as_before(client: Any) -> None:
         assert {pubsub.get_message(timeout=5)["type"] for _ in range(3)} == {"unsubscribe", "punsubscribe"}
         assert not pubsub.subscribed
         assert list(pubsub.listen()) == []
+
+
+def test_what_is_unsubscribed_is_heard_no_more(client: Any) -> None:
+    with client.pubsub() as pubsub:
+        pubsub.subscribe("orders", "sales")
+        pubsub.unsubscribe("orders")
+        assert [pubsub.get_message(timeout=5)["type"] for _ in range(3)] == ["subscribe", "subscribe", "unsubscribe"]
+        assert set(client.pubsub_channels()) == {b"sales", b"tracefill:sales"}
+
+
+def test_a_subscriber_whose_connection_breaks_is_given_the_contexts_again(client: Any) -> None:
+    with client.pubsub(ignore_subscribe_messages=True) as pubsub:
+        pubsub.subscribe("orders")
+        pubsub.get_message(timeout=5)
+        pubsub.connection.disconnect()
+        pubsub.get_message(timeout=1)
+        with tracer.start_as_current_span("near") as near:
+            client.publish("orders", "a")
+        while pubsub.get_message(timeout=5) is None:
+            pass
+        assert here() == near.get_span_context().trace_id

@@ -204,18 +204,18 @@ async def _last(done: Any) -> Any:
     return (await done)[-1]
 
 
-def _subscribe(command: str) -> Callable[..., Any]:
-    """Subscribes to what goes ahead, too; not by the library's books, so that nobody sees it there."""
+def _subscribing(command: str) -> Callable[..., Any]:
+    """The same for what goes ahead; not by the library's books, so that nobody sees it there."""
 
     def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-        def subscribe(self: Any, *channels: Any, **handlers: Any) -> Any:
+        def ask(self: Any, *channels: Any, **handlers: Any) -> Any:
             names = [_ahead(name) for channel in channels for name in _names(channel)] + [*map(_ahead, handlers)]
             asked = self.execute_command(command, *names) if names else None
             if isawaitable(asked):
                 return _both(asked, original(self, *channels, **handlers))
             return original(self, *channels, **handlers)
 
-        return subscribe
+        return ask
 
     return wrap
 
@@ -365,8 +365,8 @@ def patch() -> None:
         _patches.wrap(StreamCommands, name, _looking)
     _patches.wrap(PubSubCommands, "publish", _publish)
     for kind in (redis.client.PubSub, redis.asyncio.client.PubSub):
-        _patches.wrap(kind, "subscribe", _subscribe("SUBSCRIBE"))
-        _patches.wrap(kind, "psubscribe", _subscribe("PSUBSCRIBE"))
+        for name in ("subscribe", "psubscribe", "unsubscribe", "punsubscribe"):
+            _patches.wrap(kind, name, _subscribing(name.upper()))
         _patches.wrap(kind, "listen", _listen)
     _patches.wrap(redis.client.PubSub, "parse_response", _parse_response)
     _patches.wrap(redis.client.PubSub, "handle_message", _handle_message)
