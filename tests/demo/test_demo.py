@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     from tests.servers.jaeger import Jaeger
 
 DEMO = [sys.executable, "-m", "tracefill", "demo"]
+OURS = {"SHOP_TESTS": str(os.getpid())}  # tells our demos from one that somebody else runs on this machine
 
 
 def services() -> list[psutil.Process]:
-    """The processes of any demo that is running."""
+    """The processes of our demos that are running."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        line = " ".join(process.info["cmdline"] or ())
-        if "tracefill.demo." in line:
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        line, environment = " ".join(process.info["cmdline"] or ()), process.info["environ"] or {}
+        if "tracefill.demo." in line and OURS.items() <= environment.items():
             found.append(process)
     return found
 
@@ -36,7 +37,11 @@ def services() -> list[psutil.Process]:
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
     folder = tmp_path_factory.mktemp("demo")
     done = subprocess.run(
-        [*DEMO, "--orders", "8", "--json", "--keep", str(folder)], capture_output=True, text=True, timeout=180
+        [*DEMO, "--orders", "8", "--json", "--keep", str(folder)],
+        env=os.environ | OURS,
+        capture_output=True,
+        text=True,
+        timeout=180,
     )
     return done, folder
 
@@ -74,7 +79,11 @@ def test_no_process_is_left_behind(run: object) -> None:
 
 def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
     demo = subprocess.Popen(
-        [*DEMO, "--orders", "5000"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        [*DEMO, "--orders", "5000"],
+        env=os.environ | OURS,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     until = time.monotonic() + 60
     while len(services()) < 4 and time.monotonic() < until:
@@ -86,7 +95,9 @@ def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
 
 
 def test_a_demo_that_is_killed_takes_its_services_along() -> None:
-    demo = subprocess.Popen([*DEMO, "--orders", "5000"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    demo = subprocess.Popen(
+        [*DEMO, "--orders", "5000"], env=os.environ | OURS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     until = time.monotonic() + 60
     while len(services()) < 4 and time.monotonic() < until:
         time.sleep(0.1)
@@ -105,7 +116,7 @@ def test_a_demo_that_is_killed_takes_its_services_along() -> None:
 def run_with_jaeger(jaeger: Jaeger) -> dict[str, Any]:
     done = subprocess.run(
         [*DEMO, "--orders", "6", "--json", "--jaeger", jaeger.otlp.removesuffix("/v1/traces")],
-        capture_output=True, text=True, timeout=240,
+        env=os.environ | OURS, capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("tracefill audit --edge 0 'http://127.0.0.1:16686/?since=") == 2
