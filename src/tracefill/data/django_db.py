@@ -38,15 +38,7 @@ def _covers(original: Any) -> Callable[..., Any]:
             for kind in type(self).__mro__:
                 for name in ("get_new_connection", "init_connection_state"):
                     if name in vars(kind):
-                        _patches.wrap(kind, name, _quiet)
+                        _patches.wrap(kind, name, statements.quietly)
         return original(self, *arguments, **named)
 
     return connect
-
-
-def _quiet(original: Any) -> Callable[..., Any]:
-    def quiet(self: Any, *arguments: Any, **named: Any) -> Any:
-        with statements.quiet():
-            return original(self, *arguments, **named)
-
-    return quiet

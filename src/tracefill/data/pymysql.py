@@ -10,7 +10,6 @@ sends when it connects is no statement of the program's. With contrib's instrume
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from tracefill.data import comments, statements
@@ -27,7 +26,7 @@ def patch() -> None:
     from pymysql.connections import Connection
     from pymysql.cursors import Cursor
 
-    _patches.wrap(Connection, "connect", _quiet)
+    _patches.wrap(Connection, "connect", statements.quietly)  # `sql_mode` and `init_command` go through a cursor
     _patches.wrap(Cursor, "execute", statements.traced(_tracer, "mysql", _where, _commented))
     _patches.wrap(Cursor, "executemany", statements.traced(_tracer, "mysql", _where))
     _patches.wrap(Cursor, "callproc", statements.called(_tracer, "mysql", _where))
@@ -35,16 +34,6 @@ def patch() -> None:
 
 def unpatch() -> None:
     _patches.undo()
-
-
-def _quiet(original: Any) -> Callable[..., Any]:
-    """`sql_mode` and `init_command` go through a cursor."""
-
-    def connect(self: Any, *arguments: Any, **named: Any) -> Any:
-        with statements.quiet():
-            return original(self, *arguments, **named)
-
-    return connect
 
 
 def _where(cursor: Any) -> dict[str, Any]:

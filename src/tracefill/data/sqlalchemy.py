@@ -70,7 +70,7 @@ def patch() -> None:
     _patches.wrap(Engine, "raw_connection", _waits)
     _cover(Dialect)
     for name in ("__init__", "_buffer_rows", "fetchmany", "fetchall"):
-        _patches.wrap(BufferedRowCursorFetchStrategy, name, _quiet)
+        _patches.wrap(BufferedRowCursorFetchStrategy, name, statements.quietly)
 
 
 def unpatch() -> None:
@@ -80,7 +80,7 @@ def unpatch() -> None:
 
 def _makers() -> dict[str, Callable[[Any], Callable[..., Any]]]:
     executes = dict.fromkeys(("do_execute", "do_executemany", "do_execute_no_params"), _statement)
-    return executes | {"on_connect_url": _connects} | dict.fromkeys(_FOR_ITSELF, _quiet)
+    return executes | {"on_connect_url": _connects} | dict.fromkeys(_FOR_ITSELF, statements.quietly)
 
 
 def _cover(dialect: type) -> None:
@@ -106,14 +106,6 @@ def _statement(original: Any) -> Callable[..., Any]:
             return original(self, cursor, sql, *arguments, **named)
 
     return statement
-
-
-def _quiet(original: Any) -> Callable[..., Any]:
-    def quiet(self: Any, *arguments: Any, **named: Any) -> Any:
-        with statements.quiet():
-            return original(self, *arguments, **named)
-
-    return quiet
 
 
 def _connects(original: Any) -> Callable[..., Any]:

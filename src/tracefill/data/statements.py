@@ -37,6 +37,7 @@ __all__ = [
     "lasting",
     "masked",
     "quiet",
+    "quietly",
     "scope",
     "summary",
     "traced",
@@ -302,6 +303,16 @@ class Statement:
 def quiet() -> _codec.Scope:
     """A scope in which no instrumentation, ours or contrib's, makes a span: for what a layer asks of the layer below it."""
     return _codec.scope(_quiet(current()))
+
+
+def quietly(original: Any) -> Callable[..., Any]:
+    """What makes a method quiet, for `Patches.wrap`: what it asks of the database is no statement of the program's."""
+
+    def method(self: Any, *arguments: Any, **named: Any) -> Any:
+        with quiet():
+            return original(self, *arguments, **named)
+
+    return method
 
 
 def _quiet(context: Context) -> Context:
