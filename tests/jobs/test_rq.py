@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -32,7 +33,10 @@ def queue(redis_server: Any) -> Any:
     logging.getLogger("rq.worker").setLevel(logging.CRITICAL)
     with redis.Redis.from_url(redis_server.url) as client:
         client.flushall()
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         yield rq.Queue(connection=client)
+        for number, handler in handlers.items():  # a worker leaves its own behind
+            signal.signal(number, handler)
 
 
 def run(queue: Any, kind: type = rq.SimpleWorker) -> None:
