@@ -436,7 +436,7 @@ def rpc(b: Program) -> None:
         to = new_queue(connection)
         server = threading.Thread(target=Server(other).run)
         server.start()
-        replies = new_queue(connection, exclusive=True)
+        replies = new_queue(connection)
         for key in "ab":
             with b.near(key):
                 Producer(connection).publish(
