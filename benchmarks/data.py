@@ -9,27 +9,15 @@ from typing import Any
 
 from opentelemetry import context, trace
 from opentelemetry.instrumentation.sqlite3 import SQLite3Instrumentor
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
+from benchmarks.sdk import ended_spans, provider
 from benchmarks.timing import Case
 from tracefill.data import dbapi, statements
 from tracefill.data import sqlite3 as integration
 from tracefill.spans import Tracer
 
 SQL = "select 17 where 1 = ?"
-
-
-class Counted(SpanProcessor):
-    """How many spans have ended."""
-
-    count = 0
-
-    def on_end(self, span: Any) -> None:
-        self.count += 1
-
-
-counted = Counted()
 
 
 class Cursor(sqlite3.Cursor):
@@ -47,15 +35,14 @@ def below(span: Any) -> contextvars.Context:
 
 def case(name: str, inside: contextvars.Context, ours: Callable[..., Any], spans: int, least: float) -> Case:
     plain = sqlite3.connect(":memory:").cursor()
-    theirs = (
-        SQLite3Instrumentor().instrument_connection(sqlite3.connect(":memory:"), trace.get_tracer_provider()).cursor()
-    )
+    theirs = SQLite3Instrumentor().instrument_connection(sqlite3.connect(":memory:"), provider()).cursor()
 
     def right(_: Any, __: Any) -> bool:
         """Both return the row, and make as many spans as they should."""
         for execute in (theirs.execute, ours):
-            before = counted.count
-            if inside.run(execute, SQL, (1,)).fetchall() != [(17,)] or counted.count - before != spans:
+            with ended_spans() as ended:
+                rows = inside.run(execute, SQL, (1,)).fetchall()
+            if rows != [(17,)] or len(ended) != spans:
                 return False
         return True
 
@@ -73,10 +60,7 @@ def case(name: str, inside: contextvars.Context, ours: Callable[..., Any], spans
 
 
 def cases() -> list[Case]:
-    provider = TracerProvider()
-    provider.add_span_processor(counted)
-    trace.set_tracer_provider(provider)
-    sampled = below(provider.get_tracer("bench").start_span("near"))
+    sampled = below(provider().get_tracer("bench").start_span("near"))
     denied = below(NonRecordingSpan(SpanContext(0xA, 0xB, is_remote=True, trace_flags=TraceFlags(0))))
     patched = sqlite3.connect(":memory:").cursor(Cursor)
     traced = dbapi.trace(sqlite3.connect(":memory:")).cursor()

@@ -21,9 +21,9 @@ from kafka.consumer.fetcher import ConsumerRecord
 from opentelemetry import trace
 from opentelemetry.instrumentation.kafka.utils import _wrap_next, _wrap_send
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import TracerProvider as AnyTracerProvider
 from wrapt import wrap_function_wrapper
 
+from benchmarks.sdk import provider
 from benchmarks.timing import Case
 from tracefill.messages import kafka
 
@@ -126,13 +126,6 @@ def cases() -> list[Case]:
             "receive(plain_in)",
         ),
     ]
-
-
-def provider() -> AnyTracerProvider:
-    found = trace.get_tracer_provider()
-    if not isinstance(found, TracerProvider):
-        trace.set_tracer_provider(TracerProvider())
-    return trace.get_tracer_provider()
 
 
 # ---------------------------------------------------------------------------------------------------- a real broker

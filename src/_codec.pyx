@@ -12,14 +12,14 @@ in the use of our own functions raises. Types and documentation for users stand 
 cimport cython
 from cpython.bytearray cimport PyByteArray_Check
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.dict cimport PyDict_CheckExact, PyDict_Next, PyDict_SetItem, PyDict_Size
+from cpython.dict cimport PyDict_CheckExact, PyDict_Contains, PyDict_Next, PyDict_SetItem, PyDict_Size
 from cpython.list cimport PyList_Check
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
 from cpython.tuple cimport PyTuple_Check, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from cpython.unicode cimport PyUnicode_Check
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy
 
 cdef extern from "_hex.h" nogil:
     const int TF_SSE2
@@ -2646,6 +2646,9 @@ cdef object choose(object propagator):
     return chosen
 
 def extract(carrier, context=None):
+    return extract_any(carrier, context)
+
+cdef object extract_any(object carrier, object context):
     cdef Carrier c
     propagator = choice()
     if not chosen_is_plain:
@@ -2924,15 +2927,19 @@ cdef int state_in(object context) except -1:
     cdef int state = 0
     cdef Position position
     global suppress_key
-    if not PyDict_Size(context):
+    cdef Py_ssize_t left = PyDict_Size(context)
+    if not left:
         return 0
-    if suppress_key is None:
-        suppress_key = getattr(context_module, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
-    if value_in(context, suppress_key) or value_in(context, "suppress_instrumentation"):
-        state |= SUPPRESSED
     position_in(context, &position, False)
-    if position.span and not position.flags & 1:
-        state |= DENIED
+    if position.span:
+        left -= 1
+        if not position.flags & 1:
+            state |= DENIED
+    if left:    # most contexts hold a span and nothing else
+        if suppress_key is None:
+            suppress_key = getattr(context_module, "_SUPPRESS_INSTRUMENTATION_KEY", "suppress_instrumentation")
+        if value_in(context, suppress_key) or value_in(context, "suppress_instrumentation"):
+            state |= SUPPRESSED
     return state
 
 cdef dict provider_names = None     # where the global TracerProvider stands
@@ -2951,9 +2958,27 @@ cdef class Gate:
 
         The sampler is asked nothing.
         """
+        ready()
+        return self.records_in(current() if context is None else context)
+
+    def enter(self, carrier, key):
+        """The first step of a server's request, in one: what its carrier (an environ, an ASGI scope) holds, and what follows.
+
+        None where something is current, or the carrier has `key` or is no dict: that wants a closer look. A Scope that is open
+        where no span of the request would be recorded, so that there is nothing left to do but to close it. Else the Context.
+        """
+        ready()
+        if not PyDict_CheckExact(carrier) or PyDict_Size(current()) or PyDict_Contains(carrier, key):
+            return None
+        context = extract_any(carrier, None)
+        return context if self.records_in(context) else enter(context)
+
+    def meet(self, provider):
+        raise NotImplementedError("a Gate is told about providers by its subclass: override meet(provider)")
+
+    cdef bint records_in(self, object context) except -1:
         cdef int state
         global provider_names
-        ready()
         if provider_names is None:
             provider_names = vars(trace_module)
         provider = value_in(provider_names, "_TRACER_PROVIDER")
@@ -2961,8 +2986,34 @@ cdef class Gate:
             self.follows_parent = self.meet(trace_module.get_tracer_provider())
             provider = value_in(provider_names, "_TRACER_PROVIDER")    # asking for it may have set it
             self.provider, self.has_met = <PyObject*>provider, True
-        state = state_in(current() if context is None else context)
+        state = state_in(context)
         return not (state & suppressed_bit or state & denied_bit and self.follows_parent)
+
+def find_header(headers, bytes name not None):
+    """The value of a header of an ASGI scope (names in lower case), its lines joined by commas as in WSGI.
+
+    None when there is none, and when the headers can be read but once: then that is for the application to do.
+    """
+    cdef PyObject *key
+    cdef PyObject *value
+    cdef Py_ssize_t length = PyBytes_GET_SIZE(name)
+    cdef object found = None
+    if not PyList_Check(headers) and not PyTuple_Check(headers):
+        return None
+    for pair in headers:
+        if not PyTuple_Check(pair) or PyTuple_GET_SIZE(pair) != 2:
+            pair = tuple(pair)
+            if len(pair) != 2:
+                continue
+        key = PyTuple_GET_ITEM(pair, 0)
+        if not PyBytes_Check(<object>key) or PyBytes_GET_SIZE(<object>key) != length:
+            continue
+        if memcmp(PyBytes_AS_STRING(<object>key), PyBytes_AS_STRING(name), length):
+            continue
+        value = PyTuple_GET_ITEM(pair, 1)
+        line = <object>value if PyBytes_Check(<object>value) else bytes(<object>value)
+        found = line if found is None else b",".join((found, line))
+    return found
 
 def with_span(context, span):
     """The context (None: of now) with this span as its span: opentelemetry.trace.set_span_in_context, from C."""

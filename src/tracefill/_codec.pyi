@@ -1,6 +1,6 @@
 """The compiled core: types and documentation of src/_codec.pyx. Users import these names from `tracefill` and its modules."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from types import TracebackType
 from typing import Any, Final, Generic, Literal, ParamSpec, SupportsIndex, TypeVar, final, overload
 
@@ -207,8 +207,32 @@ def current_context() -> Context:
 def make_current(context: Context) -> None:
     """Makes the context current for good: for places that nobody tells when the time of a context ends, only when the next begins."""
 
+class Gate:
+    """Whether a span begun now would be recorded, for one tracer of the global TracerProvider."""
+
+    def records(self, context: Context | None = None) -> bool:
+        """False when a span begun in this context (default: of now) is sure to be dropped, or instrumentation is suppressed."""
+
+    def enter(self, carrier: MutableMapping[str, Any], key: str) -> Scope | Context | None:
+        """The first step of a server's request, in one: what its carrier (an environ, an ASGI scope) holds, and what follows.
+
+        None where something is current, or the carrier has `key` or is no dict: that wants a closer look. A Scope that is
+        open where no span of the request would be recorded: there is nothing left to do but to close it. Else the Context.
+        """
+
+    def meet(self, provider: object) -> bool:
+        """To be overridden: called for each provider that is new; True when its sampler follows a parent that says no."""
+
 def state_of(context: Context | None = None) -> int:
     """DENIED (the span is not sampled) and SUPPRESSED (instrumentation is asked to keep quiet) bits of a context."""
+
+def find_header(headers: object, name: bytes) -> bytes | None:
+    """The value of a header of an ASGI scope (names in lower case), its lines joined by commas; None when there is none.
+
+    >>> from tracefill._codec import find_header
+    >>> find_header([(b"host", b"shop.example"), (b"accept", b"*/*")], b"host")
+    b'shop.example'
+    """
 
 def with_span(context: Context | None, span: Span) -> Context:
     """The context (None: of now) with this span as its current span."""
@@ -227,6 +251,12 @@ class Scope:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
+
+    def close(self) -> None:
+        """Puts back what was current before; closing twice changes nothing."""
+
+def enter_scope(context: Context) -> Scope:
+    """A scope that is open already, for who closes it in a `finally`: the cheaper form, on paths that are hot."""
 
 def scope(context: Context) -> Scope:
     """A context manager: the context is current inside; afterwards what was current before, whatever happened in between."""

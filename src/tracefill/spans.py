@@ -29,38 +29,27 @@ AttributesOrMaker = Attributes | Callable[[], Attributes] | None
 _KINDS = {kind.name.lower(): kind for kind in SpanKind}
 
 
-class Tracer:
+class Tracer(_codec.Gate):
     """The tracer of one integration, named after its module.
 
-    Follows the global TracerProvider, whenever that is set.
+    Follows the global TracerProvider, whenever that is set. `records(context=None)`, of the compiled core, is False when a span
+    begun in this context (default: of now) is sure to be dropped, or instrumentation is suppressed.
     """
 
-    __slots__ = ("_follows_parent", "_provider", "_tracer", "name")
+    __slots__ = ("_provider", "_tracer", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._provider: object = None
         self._tracer: Any = None
-        self._follows_parent = False
 
-    def _current(self) -> Any:
-        provider = trace.get_tracer_provider()
-        if provider is not self._provider:
-            from tracefill import __version__
+    def meet(self, provider: object) -> bool:
+        """There is another provider now. True when its sampler never records a span whose parent says no."""
+        from tracefill import __version__
 
-            self._tracer = trace.get_tracer(self.name, __version__)
-            self._follows_parent = _follows_parent(provider)
-            self._provider = provider
-        return self._tracer
-
-    def records(self, context: Context | None = None) -> bool:
-        """False when a span begun in this context (default: of now) is sure to be dropped, or instrumentation is suppressed.
-
-        The state is read by the compiled core; the sampler is asked nothing.
-        """
-        self._current()
-        state = _codec.state_of(context)
-        return not (state & _codec.SUPPRESSED or (state & _codec.DENIED and self._follows_parent))
+        self._tracer = trace.get_tracer(self.name, __version__)
+        self._provider = provider
+        return _follows_parent(provider)
 
     def start(
         self,
@@ -76,6 +65,18 @@ class Tracer:
             return trace.get_current_span(context) if context is not None else INVALID_SPAN
         if callable(attributes):
             attributes = attributes()
+        return self.begin(name, kind, context, attributes, links, start_time_ns)
+
+    def begin(
+        self,
+        name: str,
+        kind: str,
+        context: Context | None,
+        attributes: Attributes | None,
+        links: Sequence[Link] = (),
+        start_time_ns: int | None = None,
+    ) -> Span:
+        """As `start`, for who has just asked `records()` and was told yes."""
         span: Span = self._tracer.start_span(
             name, context, _KINDS[kind], attributes, links, start_time_ns, record_exception=False
         )

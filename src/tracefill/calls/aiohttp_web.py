@@ -9,6 +9,7 @@ a websocket. Where contrib's middleware is in the application, that makes the sp
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from tracefill.calls.http_spans import (
     HeaderCapture,
     UrlTest,
     excluded_urls,
+    header_capture,
     method_attributes,
     record_failure,
     record_server_status,
@@ -28,7 +30,7 @@ from tracefill.calls.http_spans import (
 from tracefill.context import extract, scope
 from tracefill.edge import root_ids
 from tracefill.edge.arrivals import KEY, Arrival, further_in
-from tracefill.edge.asgi import let_tasks_begin
+from tracefill.edge.asgi import tasks_wait
 from tracefill.spans import Tracer
 from tracefill.wrapping import Patches
 
@@ -39,8 +41,8 @@ LIBRARIES = ("aiohttp.web_protocol",)
 _tracer = Tracer("tracefill.calls.aiohttp_web")
 _patches = Patches()
 _excluded: UrlTest | None = None
-_request_headers: HeaderCapture
-_response_headers: HeaderCapture
+_request_headers: HeaderCapture | None
+_response_headers: HeaderCapture | None
 
 
 def patch() -> None:
@@ -49,7 +51,7 @@ def patch() -> None:
     from aiohttp.web_request import BaseRequest, Request
 
     _excluded = excluded_urls("AIOHTTP_SERVER")
-    _request_headers, _response_headers = HeaderCapture("server", "request"), HeaderCapture("server", "response")
+    _request_headers, _response_headers = header_capture("server", "request"), header_capture("server", "response")
     _patches.wrap(RequestHandler, "_handle_request", _handle_request)
     _patches.wrap(RequestHandler, "finish_response", _finish_response)
     _patches.wrap(BaseRequest, "_prepare_hook", _prepare_hook)
@@ -83,7 +85,7 @@ def _handle_request(original: Any) -> Callable[..., Any]:
 
 
 async def _record(self: Any, original: Any, request: Any, start_time: Any, handler: Any, arrival: Arrival) -> Any:
-    span = arrival.begin(_tracer, span_name(request.method), lambda: _attributes(request))
+    span = arrival.begin(_tracer, span_name(request.method), _attributes(request))
 
     async def handle(request: Any) -> Any:
         try:
@@ -99,9 +101,10 @@ async def _record(self: Any, original: Any, request: Any, start_time: Any, handl
         with scope(arrival.inside):
             response, reset = await original(self, request, start_time, handle)
             record_server_status(span, response.status)
-            if _response_headers:
+            if _response_headers is not None:
                 span.set_attributes(_response_headers(response.headers.items()))
-            await let_tasks_begin()
+            if tasks_wait():
+                await asyncio.sleep(0)
             return response, reset
     finally:
         span.end()
@@ -156,6 +159,6 @@ def _attributes(request: Any) -> dict[str, Any]:
     if agent := request.headers.get("User-Agent"):
         attributes["user_agent.original"] = agent[:SHOWN_CHARACTERS]
     attributes["network.protocol.version"] = f"{request.version.major}.{request.version.minor}"
-    if _request_headers:
+    if _request_headers is not None:
         attributes.update(_request_headers(request.headers.items()))
     return attributes

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+import asyncio
+import functools
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
 from opentelemetry.trace import Span
 
 from tracefill import tags
+from tracefill._codec import Scope as ContextScope
+from tracefill._codec import enter_scope, find_header
 from tracefill.calls.http_spans import (
     SHOWN_CHARACTERS,
-    HeaderCapture,
     call_hook,
+    header_capture,
     method_attributes,
     record_failure,
     record_server_status,
@@ -21,9 +25,9 @@ from tracefill.calls.http_spans import (
     span_name,
 )
 from tracefill.calls.http_spans import excluded_urls as url_test
-from tracefill.context import current, extract, scope
+from tracefill.context import current, extract
 from tracefill.edge.arrivals import KEY, Arrival, caller
-from tracefill.edge.asgi import ASGIApplication, Edge, Message, Receive, Scope, Send, header, let_tasks_begin
+from tracefill.edge.asgi import ASGIApplication, Edge, Message, Receive, Scope, Send, tasks_wait
 from tracefill.edge.entrances import Serving
 from tracefill.spans import Tracer
 
@@ -62,62 +66,83 @@ class Middleware:
         self._excluded = url_test(library, excluded_urls)
         self._request_hook = request_hook
         self._response_hook = response_hook
-        self._request_headers = HeaderCapture("server", "request", request_headers, secret_headers)
-        self._response_headers = HeaderCapture("server", "response", response_headers, secret_headers)
+        self._request_headers = header_capture("server", "request", request_headers, secret_headers)
+        self._response_headers = header_capture("server", "response", response_headers, secret_headers)
 
     async def __call__(self, asgi_scope: Scope, receive: Receive, send: Send) -> None:
         kind = asgi_scope["type"]
         if kind != "http" and kind != "websocket":
             return await self.app(asgi_scope, receive, send)
-        arrival = asgi_scope.get(KEY)
+        met = _tracer.enter(asgi_scope, KEY) if self._excluded is None and not tags.declared() else None
+        arrival = met if type(met) is ContextScope else Arrival(met) if met is not None else self._look(asgi_scope)
+        if arrival is None:
+            return await self.app(asgi_scope, receive, send)
+        if type(arrival) is not ContextScope:
+            return await self._record(asgi_scope, receive, send, arrival)
+        try:
+            return await self.app(asgi_scope, receive, send)
+        finally:
+            arrival.close()
+
+    def _look(self, asgi_scope: Scope) -> Arrival | ContextScope | None:
+        """The request's Arrival; an open scope, where it is to have no span; None where somebody else serves it already."""
+        arrival: Arrival | None = asgi_scope.get(KEY)
         if arrival is not None:
             if arrival.span is not None:
-                return await self.app(asgi_scope, receive, send)
+                return None
             context = arrival.context
-        elif current():
-            base, is_served = caller()
-            if is_served or asgi_scope.get("fastapi.telemetry") or asgi_scope.get("starlette.opentelemetry"):
-                return await self.app(asgi_scope, receive, send)
-            context = extract(asgi_scope, base)
         else:
-            context = extract(asgi_scope)
-        if arrival is None and tags.declared():
+            base, is_served = caller()
+            if is_served or (
+                current() and (asgi_scope.get("fastapi.telemetry") or asgi_scope.get("starlette.opentelemetry"))
+            ):
+                return None
+            context = extract(asgi_scope, base)
             context = tags.received(context, asgi_scope.get("headers", ()), asgi_scope.get("path", ""))
-        if not _tracer.records(context) or (self._excluded is not None and self._excluded(_url(asgi_scope))):
-            with scope(context):
-                return await self.app(asgi_scope, receive, send)
-        return await self._record(asgi_scope, receive, send, arrival or Arrival(context))
+        if _tracer.records(context) and not (self._excluded is not None and self._excluded(_url(asgi_scope))):
+            return arrival or Arrival(context)
+        return enter_scope(context)
 
     async def _record(self, asgi_scope: Scope, receive: Receive, send: Send, arrival: Arrival) -> None:
-        span = arrival.begin(_tracer, _name(asgi_scope), lambda: self._attributes(asgi_scope))
-
-        def sending(message: Message) -> Awaitable[None]:
-            if message["type"] in _RESPONSES:
-                self._respond(span, asgi_scope, message)
-            return send(message)
-
+        span = arrival.begin(_tracer, _name(asgi_scope), self._attributes(asgi_scope))
+        is_recording = span.is_recording()
+        if is_recording or self._response_hook is not None:
+            send = self._telling(span, asgi_scope, send)
+        opened = enter_scope(arrival.inside)
         try:
-            with scope(arrival.inside):
-                if self._request_hook is not None:
-                    call_hook(self._request_hook, span, asgi_scope)
-                # FastAPI's own telemetry keeps quiet where it finds this key.
-                asgi_scope.setdefault("fastapi.telemetry", None)
-                await self.app(arrival.within(asgi_scope), receive, sending)
-                await let_tasks_begin()
+            if self._request_hook is not None:
+                call_hook(self._request_hook, span, asgi_scope)
+            # FastAPI's own telemetry keeps quiet where it finds this key.
+            asgi_scope.setdefault("fastapi.telemetry", None)
+            await self.app(arrival.within(asgi_scope), receive, send)
+            if is_recording and tasks_wait():
+                await asyncio.sleep(0)
         except BaseException as error:
             if not _has_left(error):
                 record_failure(span, error)
             raise
         finally:
-            _find_route(asgi_scope)
+            opened.close()
+            if is_recording:
+                _find_route(asgi_scope)
             asgi_scope.pop("fastapi.telemetry", None)
             arrival.over()
             span.end()
 
+    def _telling(self, span: Span, asgi_scope: Scope, send: Send) -> Send:
+        """`send`, that the span hears of the response by."""
+
+        def telling(message: Message) -> Awaitable[None]:
+            if message["type"] in _RESPONSES:
+                self._respond(span, asgi_scope, message)
+            return send(message)
+
+        return telling
+
     def _respond(self, span: Span, asgi_scope: Scope, message: Message) -> None:
         if span.is_recording():
             record_server_status(span, _RESPONSES[message["type"]] or message["status"])
-            if self._response_headers:
+            if self._response_headers is not None:
                 span.set_attributes(self._response_headers(message.get("headers", ())))
         if self._response_hook is not None:
             call_hook(self._response_hook, span, asgi_scope, message)
@@ -125,25 +150,41 @@ class Middleware:
     def _attributes(self, asgi_scope: Scope) -> dict[str, Any]:
         get = asgi_scope.get
         headers = get("headers", ())
-        host, agent = header(headers, b"host"), header(headers, b"user-agent")
         is_websocket = asgi_scope["type"] == "websocket"
-        attributes = method_attributes("GET" if is_websocket else asgi_scope["method"])
-        attributes["url.scheme"] = get("scheme", "ws" if is_websocket else "http")
-        attributes["url.path"] = _path(asgi_scope)
+        attributes = {
+            **_common_attributes(
+                "GET" if is_websocket else asgi_scope["method"],
+                get("scheme", "ws" if is_websocket else "http"),
+                get("http_version"),
+                (find_header(headers, b"host") or b"")[:SHOWN_CHARACTERS],
+                (find_header(headers, b"user-agent") or b"")[:SHOWN_CHARACTERS],
+            ),
+            "url.path": _path(asgi_scope),
+        }
         if query := get("query_string"):
             attributes["url.query"] = redacted_query(query.decode("latin-1"))[:SHOWN_CHARACTERS]
-        attributes.update(server_address(host.decode("latin-1")) if host else _listening(get("server")))
+        if "server.address" not in attributes:
+            attributes.update(_listening(get("server")))
         if client := get("client"):
             attributes["client.address"] = client[0]
-        if agent:
-            attributes["user_agent.original"] = agent[:SHOWN_CHARACTERS].decode("latin-1")
-        if version := get("http_version"):
-            attributes["network.protocol.version"] = version
         if is_websocket:
             attributes["network.protocol.name"] = "websocket"
-        if self._request_headers:
+        if self._request_headers is not None:
             attributes.update(self._request_headers(headers))
         return attributes
+
+
+@functools.lru_cache(256)
+def _common_attributes(method: str, scheme: str, version: str | None, host: bytes, agent: bytes) -> Mapping[str, Any]:
+    """What the requests of one client to one host have in common."""
+    attributes = {**method_attributes(method), "url.scheme": scheme}
+    if host:
+        attributes.update(server_address(host.decode("latin-1")))
+    if agent:
+        attributes["user_agent.original"] = agent.decode("latin-1")
+    if version:
+        attributes["network.protocol.version"] = version
+    return attributes
 
 
 serving = Serving(Edge, Middleware)
@@ -189,7 +230,7 @@ def _path(asgi_scope: Scope) -> str:
 
 
 def _url(asgi_scope: Scope) -> str:
-    host = (header(asgi_scope.get("headers", ()), b"host") or b"").decode("latin-1")
+    host = (find_header(asgi_scope.get("headers", ()), b"host") or b"").decode("latin-1")
     return f"{asgi_scope.get('scheme', 'http')}://{host}{_path(asgi_scope)}"
 
 

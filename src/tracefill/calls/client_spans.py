@@ -27,8 +27,8 @@ from opentelemetry.trace import Span
 from tracefill import tags
 from tracefill._codec import Scope, with_span
 from tracefill.calls.http_spans import (
-    HeaderCapture,
     excluded_urls,
+    header_capture,
     method_attributes,
     record_client_status,
     record_failure,
@@ -63,8 +63,8 @@ class Client:
         self._contrib = contrib
         self._tracer = Tracer(f"tracefill.calls.{library}")
         self._excluded = excluded_urls(library.upper())
-        self._request_headers = HeaderCapture("client", "request")
-        self.response_headers = HeaderCapture("client", "response")
+        self._request_headers = header_capture("client", "request")
+        self.response_headers = header_capture("client", "response")
 
     @property
     def contrib_active(self) -> bool:
@@ -127,7 +127,7 @@ class Client:
                 attributes["server.port"] = _DEFAULT_PORTS[scheme.lower()]
         if resends:
             attributes["http.request.resend_count"] = resends
-        if self._request_headers:
+        if self._request_headers is not None:
             attributes.update(self._request_headers(pairs(headers)))
         return attributes
 

@@ -18,6 +18,7 @@ from tracefill.calls.http_spans import (
     HeaderCapture,
     UrlTest,
     excluded_urls,
+    header_capture,
     method_attributes,
     record_failure,
     record_server_status,
@@ -37,14 +38,14 @@ LIBRARIES = ("http.server",)
 _tracer = Tracer("tracefill.calls.http_server")
 _patches = Patches()
 _excluded: UrlTest | None = None
-_request_headers: HeaderCapture
+_request_headers: HeaderCapture | None
 
 
 def patch() -> None:
     global _excluded, _request_headers
     from http.server import BaseHTTPRequestHandler
 
-    _excluded, _request_headers = excluded_urls("HTTP"), HeaderCapture("server", "request")
+    _excluded, _request_headers = excluded_urls("HTTP"), header_capture("server", "request")
     _patches.wrap(BaseHTTPRequestHandler, "handle_one_request", _handle_one_request)
     _patches.wrap(BaseHTTPRequestHandler, "parse_request", _parse_request)
     _patches.wrap(BaseHTTPRequestHandler, "send_response_only", _send_response_only)
@@ -70,7 +71,7 @@ class _Request:
         if tags.declared():
             arrival.bring_tags(handler.headers, unquote(handler.path.partition("?")[0]))
         if _tracer.records(arrival.context) and not (_excluded is not None and _excluded(_url(handler))):
-            arrival.begin(_tracer, span_name(handler.command), lambda: _attributes(handler))
+            arrival.begin(_tracer, span_name(handler.command), _attributes(handler))
         self._scope = scope(arrival.inside)
         self._scope.__enter__()
 
@@ -159,7 +160,7 @@ def _attributes(handler: Any) -> dict[str, Any]:
     if agent := handler.headers.get("User-Agent"):
         attributes["user_agent.original"] = agent[:SHOWN_CHARACTERS]
     attributes["network.protocol.version"] = handler.request_version.removeprefix("HTTP/")
-    if _request_headers:
+    if _request_headers is not None:
         attributes.update(_request_headers(handler.headers.items()))
     return attributes
 

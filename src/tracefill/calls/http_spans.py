@@ -14,10 +14,11 @@ Patterns and names are regular expressions, commas between them.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from opentelemetry.trace import Span, Status, StatusCode
@@ -27,6 +28,7 @@ __all__ = [
     "HeaderCapture",
     "call_hook",
     "excluded_urls",
+    "header_capture",
     "known_method",
     "method_attributes",
     "record_client_status",
@@ -90,6 +92,7 @@ def method_attributes(method: str) -> dict[str, Any]:
     return {"http.request.method": known, "http.request.method_original": method[:SHOWN_CHARACTERS]}
 
 
+@functools.lru_cache(512)
 def span_name(method: str, route: str | None = None) -> str:
     """`{method} {route}`, as far as they are known.
 
@@ -101,7 +104,8 @@ def span_name(method: str, route: str | None = None) -> str:
     return f"{name} {route}" if route else name
 
 
-def server_address(authority: str) -> dict[str, Any]:
+@functools.lru_cache(256)  # a service is called by few names
+def server_address(authority: str) -> Mapping[str, Any]:
     """server.address, and server.port where it is given, of a Host header or the authority of a URL.
 
     >>> server_address("shop.example:8080")
@@ -124,7 +128,10 @@ def redacted_query(query: str) -> str:
     >>> redacted_query("page=2&sig=abc")
     'page=2&sig=REDACTED'
     """
-    return _SECRET_PARAMETERS.sub(r"\1=REDACTED", query) if "=" in query else query
+    # Each of the names holds one of these: most queries have none, and are not searched name by name.
+    if "ig" not in query and "AWS" not in query and "X-Amz" not in query:
+        return query
+    return _SECRET_PARAMETERS.sub(r"\1=REDACTED", query)
 
 
 def redacted_url(url: str) -> str:
@@ -157,38 +164,39 @@ def excluded_urls(library: str, patterns: str | Iterable[str] | None = None) -> 
     return re.compile("|".join(wanted)).search if wanted else None
 
 
-class HeaderCapture:
-    """The headers of one side that go onto spans, by name; false when there are none.
+def header_capture(
+    side: str, message: str, names: Iterable[str] | None = None, secret: Iterable[str] | None = None
+) -> HeaderCapture | None:
+    """The headers of one side that go onto spans, by the names given, else by OpenTelemetry's variables; None for none."""
+    if names is None:
+        names = _words(f"OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_{side.upper()}_{message.upper()}")
+    if secret is None:
+        secret = _words("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS")
+    wanted = [name for name in names if name]
+    return HeaderCapture(message, wanted, secret) if wanted else None
 
-    >>> capture = HeaderCapture("server", "request", ["x-tenant", "authorization"])
+
+class HeaderCapture:
+    """The headers of a message (request, response) that go onto spans.
+
+    >>> capture = HeaderCapture("request", ["x-tenant", "authorization"])
     >>> capture([("X-Tenant", "a"), ("x-tenant", "b"), ("Authorization", "Basic 123")])
     {'http.request.header.x-tenant': ['a', 'b'], 'http.request.header.authorization': ['[REDACTED]']}
     """
 
-    def __init__(
-        self, side: str, message: str, names: Iterable[str] | None = None, secret: Iterable[str] | None = None
-    ) -> None:
-        if names is None:
-            names = _words(f"OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_{side.upper()}_{message.upper()}")
-        if secret is None:
-            secret = _words("OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS")
-        wanted = [name for name in names if name]
+    def __init__(self, message: str, names: Iterable[str], secret: Iterable[str] = ()) -> None:
         self._prefix = f"http.{message}.header."
-        self._wanted = re.compile("|".join(wanted), re.IGNORECASE).fullmatch if wanted else None
+        self._wanted = re.compile("|".join(names), re.IGNORECASE).fullmatch
         self._secret = re.compile("|".join((*_SECRET_NAMES, *secret)), re.IGNORECASE).search
-
-    def __bool__(self) -> bool:
-        return self._wanted is not None
 
     def __call__(self, headers: Iterable[Sequence[Any]]) -> dict[str, list[str]]:
         """Attributes of these (name, value) pairs, of str or bytes."""
         found: dict[str, list[str]] = {}
-        if self._wanted is not None:
-            for pair in headers:
-                name, value = _text(pair[0]).lower(), _text(pair[1])
-                if self._wanted(name):
-                    shown = "[REDACTED]" if self._secret(name) else value[:SHOWN_CHARACTERS]
-                    found.setdefault(self._prefix + name, []).append(shown)
+        for pair in headers:
+            name, value = _text(pair[0]).lower(), _text(pair[1])
+            if self._wanted(name):
+                shown = "[REDACTED]" if self._secret(name) else value[:SHOWN_CHARACTERS]
+                found.setdefault(self._prefix + name, []).append(shown)
         return found
 
 

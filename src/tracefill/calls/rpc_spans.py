@@ -95,7 +95,7 @@ def begin_server(method: str, metadata: Metadata | None) -> ServerCall | None:
         arrival.bring_tags(given, method)
     if not _tracer.records(arrival.context):
         return ServerCall(arrival, None)
-    return ServerCall(arrival, arrival.begin(_tracer, method.lstrip("/"), lambda: _attributes(method)))
+    return ServerCall(arrival, arrival.begin(_tracer, method.lstrip("/"), _attributes(method)))
 
 
 def metadata_context(metadata: Metadata) -> Context:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 from tracefill import tags
+from tracefill._codec import Scope, enter_scope
 from tracefill.calls.http_spans import (
     SHOWN_CHARACTERS,
-    HeaderCapture,
     call_hook,
+    header_capture,
     method_attributes,
     record_failure,
     record_server_status,
@@ -22,7 +24,7 @@ from tracefill.calls.http_spans import (
     span_name,
 )
 from tracefill.calls.http_spans import excluded_urls as url_test
-from tracefill.context import current, extract, scope
+from tracefill.context import current, extract
 from tracefill.edge.arrivals import KEY, Arrival, caller
 from tracefill.edge.bodies import covered
 from tracefill.edge.entrances import Serving
@@ -64,35 +66,38 @@ class Middleware:
         self._excluded = url_test(library, excluded_urls)
         self._request_hook = request_hook
         self._response_hook = response_hook
-        self._request_headers = HeaderCapture("server", "request", request_headers, secret_headers)
-        self._response_headers = HeaderCapture("server", "response", response_headers, secret_headers)
+        self._request_headers = header_capture("server", "request", request_headers, secret_headers)
+        self._response_headers = header_capture("server", "response", response_headers, secret_headers)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        met = _tracer.enter(environ, KEY) if self._excluded is None and not tags.declared() else None
+        if type(met) is Scope:
+            return self._pass(environ, start_response, met)
+        if met is not None:
+            return self._record(environ, start_response, Arrival(met))
         arrival = environ.get(KEY)
         if arrival is not None:
             if arrival.span is not None:
                 return self.app(environ, start_response)
             context = arrival.context
-        elif current():
+        else:
             base, is_served = caller()
             if is_served:
                 return self.app(environ, start_response)
-            context = extract(environ, base)
-        else:
-            context = extract(environ)
-        if arrival is None and tags.declared():
-            context = tags.received(context, environ, path_of(environ))
-        if not _tracer.records(context) or (self._excluded is not None and self._excluded(_url(environ))):
-            return self._pass(environ, start_response, context)
-        return self._record(environ, start_response, arrival or Arrival(context))
+            context = tags.received(extract(environ, base), environ, path_of(environ))
+        if _tracer.records(context) and not (self._excluded is not None and self._excluded(_url(environ))):
+            return self._record(environ, start_response, arrival or Arrival(context))
+        return self._pass(environ, start_response, enter_scope(context))
 
-    def _pass(self, environ: Environ, start_response: StartResponse, context: Context) -> Iterable[bytes]:
-        with scope(context):
+    def _pass(self, environ: Environ, start_response: StartResponse, opened: Scope) -> Iterable[bytes]:
+        try:
             body = self.app(environ, start_response)
-        return body if type(body) is list else covered(body, environ, context, _nothing)
+            return body if type(body) is list else covered(body, environ, current(), _nothing)
+        finally:
+            opened.close()
 
     def _record(self, environ: Environ, start_response: StartResponse, arrival: Arrival) -> Iterable[bytes]:
-        span = arrival.begin(_tracer, span_name(environ["REQUEST_METHOD"]), lambda: self._attributes(environ))
+        span = arrival.begin(_tracer, span_name(environ["REQUEST_METHOD"]), self._attributes(environ))
 
         def started(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
             self._respond(span, environ, status, headers)
@@ -104,45 +109,62 @@ class Middleware:
             arrival.over()
             span.end()
 
+        opened = enter_scope(arrival.inside)
         try:
-            with scope(arrival.inside):
-                if self._request_hook is not None:
-                    call_hook(self._request_hook, span, environ)
-                body = self.app(arrival.within(environ), started)
+            if self._request_hook is not None:
+                call_hook(self._request_hook, span, environ)
+            body = self.app(arrival.within(environ), started)
         except BaseException as error:
             over(error)
             raise
+        finally:
+            opened.close()
         return covered(body, environ, arrival.inside, over)
 
     def _respond(self, span: Span, environ: Environ, status: str, headers: list[tuple[str, str]]) -> None:
         if span.is_recording():
             if status[:3].isdecimal():
                 record_server_status(span, int(status[:3]))
-            if self._response_headers:
+            if self._response_headers is not None:
                 span.set_attributes(self._response_headers(headers))
         if self._response_hook is not None:
             call_hook(self._response_hook, span, environ, status, headers)
 
     def _attributes(self, environ: Environ) -> dict[str, Any]:
         get = environ.get
-        attributes = method_attributes(environ["REQUEST_METHOD"])
-        attributes["url.scheme"] = get("wsgi.url_scheme", "http")
-        attributes["url.path"] = _path(environ)
+        attributes = {
+            **_common_attributes(
+                environ["REQUEST_METHOD"],
+                get("wsgi.url_scheme", "http"),
+                get("SERVER_PROTOCOL"),
+                _authority(environ)[:SHOWN_CHARACTERS],
+                get("HTTP_USER_AGENT", "")[:SHOWN_CHARACTERS],
+            ),
+            "url.path": _path(environ),
+        }
         if query := get("QUERY_STRING"):
             attributes["url.query"] = redacted_query(query)[:SHOWN_CHARACTERS]
-        attributes.update(server_address(_authority(environ)))
         if address := get("REMOTE_ADDR"):
             attributes["client.address"] = address
-        if agent := get("HTTP_USER_AGENT"):
-            attributes["user_agent.original"] = agent[:SHOWN_CHARACTERS]
-        if protocol := get("SERVER_PROTOCOL"):
-            attributes["network.protocol.version"] = protocol.removeprefix("HTTP/")
-        if self._request_headers:
+        if self._request_headers is not None:
             attributes.update(self._request_headers(_headers(environ)))
         return attributes
 
 
+@functools.lru_cache(256)
+def _common_attributes(method: str, scheme: str, protocol: str | None, authority: str, agent: str) -> Mapping[str, Any]:
+    """What the requests of one client to one host have in common."""
+    attributes = {**method_attributes(method), "url.scheme": scheme, **server_address(authority)}
+    if agent:
+        attributes["user_agent.original"] = agent
+    if protocol:
+        attributes["network.protocol.version"] = protocol.removeprefix("HTTP/")
+    return attributes
+
+
 serving = Serving(Edge, Middleware)
+
+_is_plain = re.compile(r"[\w./~-]*", re.ASCII).fullmatch  # nothing to quote, as in most paths
 
 
 def routed(environ: Environ, route: str) -> None:
@@ -172,7 +194,7 @@ def _path(environ: Environ) -> str:
     if target and target.startswith("/"):
         return str(target.partition("?")[0][:SHOWN_CHARACTERS])
     path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
-    return quote(path.encode("latin-1", "replace"))[:SHOWN_CHARACTERS] or "/"
+    return (path if _is_plain(path) else quote(path.encode("latin-1", "replace")))[:SHOWN_CHARACTERS] or "/"
 
 
 def _headers(environ: Environ) -> Iterable[tuple[str, str]]:

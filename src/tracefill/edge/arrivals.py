@@ -89,20 +89,21 @@ class Arrival:
 
     def attributes(self) -> dict[str, Any]:
         """What the server span says of the request id and of tags."""
-        said: dict[str, Any] = {**tags.attributes(self.context)}
+        said: dict[str, Any] = dict(tags.attributes(self.context)) if tags.declared() else {}
         if self.request_id is not None:
             said["request_id"] = self.request_id
         if self.sent is not None:
             said["http.request.header.x-request-id"] = [self.sent]
         return said
 
-    def begin(self, tracer: Tracer, name: str, collect: Callable[[], Mapping[str, Any]]) -> Span:
-        """The server span, made by tracefill; current in `inside`."""
+    def begin(self, tracer: Tracer, name: str, attributes: Mapping[str, Any]) -> Span:
+        """The server span, made by tracefill, whose tracer `records()` it; current in `inside`."""
         self.begun = True
         if self.trace_id and root_ids.can_choose():
             root_ids.choose(self.trace_id, self.span_id)
-        attributes = {**collect(), **self.attributes()}
-        self.span = tracer.start(name, "server", self.context, attributes, self.links)
+        if said := self.attributes():
+            attributes = {**attributes, **said}
+        self.span = tracer.begin(name, "server", self.context, attributes, self.links)
         if self.trace_id:
             root_ids.forget()
         self.inside = with_span(self.context, self.span)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from opentelemetry.context import Context
 
 from tracefill import tags
+from tracefill._codec import find_header
 from tracefill.context import extract, scope
 from tracefill.edge import makers, root_ids
 from tracefill.edge.arrivals import KEY, Arrival, caller, further_in
@@ -22,8 +23,7 @@ __all__ = [
     "Scope",
     "Send",
     "as_pairs",
-    "header",
-    "let_tasks_begin",
+    "tasks_wait",
 ]
 
 Scope = MutableMapping[str, Any]
@@ -73,8 +73,8 @@ class Edge:
             with scope(arrival.for_others() if others else arrival.context):
                 app = self.app if others else self.spanned
                 await app(arrival.within(asgi_scope), receive, _answering(send, arrival))
-                if arrival.adopted is not None:
-                    await let_tasks_begin()
+                if arrival.adopted is not None and tasks_wait():
+                    await asyncio.sleep(0)
         finally:
             if others:
                 root_ids.forget()
@@ -83,10 +83,10 @@ class Edge:
     def _meet(self, asgi_scope: Scope, base: Context | None, others: bool) -> tuple[Scope, Arrival]:
         """Who the request is, and the scope that the application is to see."""
         headers = asgi_scope.get("headers", ())
-        arrival = further_in(extract(asgi_scope, base), header(headers, b"x-request-id"))
+        arrival = further_in(extract(asgi_scope, base), find_header(headers, b"x-request-id"))
         if tags.declared():
             arrival.bring_tags(headers, asgi_scope.get("path", ""))
-        if others and header(headers, b"traceparent") is None:
+        if others and find_header(headers, b"traceparent") is None:
             written = as_pairs(arrival.written())
             if written:
                 asgi_scope = {**asgi_scope, "headers": [*headers, *written]}
@@ -98,19 +98,11 @@ def as_pairs(headers: dict[str, str]) -> list[tuple[bytes, bytes]]:
     return [(name.encode(), value.encode()) for name, value in headers.items()]
 
 
-def header(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> bytes | None:
-    """The header's value, lines of one name joined by commas as in WSGI; None when there is none."""
-    if not isinstance(headers, (list, tuple)):
-        return None  # to be read once, and by the application
-    found = [value for key, value in headers if key == name]
-    return b",".join(found) if found else None
-
-
-async def let_tasks_begin() -> None:
-    """Tasks that a request has started begin before its span ends: a child is not younger than the end of its parent."""
+def tasks_wait() -> bool:
+    """True when tasks that a request has started may not have begun: its span ends after one turn of the loop, so that no
+    child is younger than the end of its parent."""
     loop = asyncio._get_running_loop()
-    if loop is not None and getattr(loop, "_ready", True):  # asyncio's own loop tells that nothing is waiting to begin
-        await asyncio.sleep(0)
+    return loop is not None and bool(getattr(loop, "_ready", True))  # asyncio's own loop tells
 
 
 def _answering(send: Send, arrival: Arrival) -> Send:

@@ -12,10 +12,11 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 from tracefill import tags
+from tracefill._codec import find_header
 from tracefill.context import extract, inject, scope
 from tracefill.edge import request_ids
 from tracefill.edge.arrivals import Arrival
-from tracefill.edge.asgi import ASGIApplication, Edge, Scope, as_pairs, header
+from tracefill.edge.asgi import ASGIApplication, Edge, Scope, as_pairs
 from tracefill.gateway.identity import OURS, STRANGE, STRANGE_PREFIXES, Trust, identify, is_trusted, unsampled, written
 
 __all__ = ["Gateway", "extract", "inject", "scope"]
@@ -38,7 +39,7 @@ class Gateway(Edge):
     def _meet(self, asgi_scope: Scope, base: Context | None, others: bool) -> tuple[Scope, Arrival]:
         trusted = is_trusted(self._trusted, asgi_scope)
         lines = list(asgi_scope.get("headers", ()))
-        arrival = identify(extract(lines), header(lines, b"x-request-id"), trusted, others, self.spanned)
+        arrival = identify(extract(lines), find_header(lines, b"x-request-id"), trusted, others, self.spanned)
         if tags.declared():
             arrival.bring_tags(lines, asgi_scope.get("path", ""), trusted)
         headers = [*as_pairs(written(arrival, others)), *(_believed(lines) if trusted else _stripped(lines))]
