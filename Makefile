@@ -18,8 +18,8 @@ demo: $(VENV)/.demo
 test: servers $(VENV)/.mysqlclient
 	@echo "== boundary programs, two at a time"
 	@$(BIN)/python -m pytest tests/boundaries -q -n 2 $(PYTEST)
-	@echo "== everything else"
-	@$(BIN)/python -m pytest --ignore tests/boundaries $(PYTEST)
+	@echo "== everything else, two files at a time"
+	@$(BIN)/python -m pytest --ignore tests/boundaries -n 2 --dist loadfile $(PYTEST)
 
 servers: $(VENV)/.test
 	@echo "== servers for the tests: Kafka, RabbitMQ, PostgreSQL, MariaDB, Redis, nginx (installed where root on Debian allows)"
