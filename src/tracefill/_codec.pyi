@@ -251,7 +251,6 @@ class Scope:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None, /
     ) -> None: ...
-
     def close(self) -> None:
         """Puts back what was current before; closing twice changes nothing."""
 
