@@ -33,7 +33,8 @@ from typing import Any
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, get_current_span, set_span_in_context
 
-from tracefill.context import Scope, extract, inject, scope
+from tracefill import tags
+from tracefill.context import Scope, current, extract, inject, scope
 from tracefill.spans import SpanScope, Tracer, link_to
 
 __all__ = [
@@ -94,9 +95,13 @@ class Job:
 
 
 def carried() -> dict[str, str]:
-    """The trace headers of now for a job to carry, with the time; empty where there is nothing to carry."""
+    """The trace headers of now for a job to carry, with the time and the business tags that a broker may see; empty where
+    there is nothing to carry."""
     headers: dict[str, str] = {}
-    inject(headers)
+    if tags.declared():
+        tags.inject(headers, current(), tags.BROKER)
+    else:
+        inject(headers)
     if headers:
         headers[SENT] = str(round(_now_ms()))
     return headers
@@ -124,6 +129,8 @@ def running(tracer: Tracer, job: Job, headers: Mapping[str, Any] | None, enqueue
     headers = headers if isinstance(headers, Mapping) else {}
     sent = sent_ms(headers) or enqueued_ms
     brought = extract(headers)
+    if tags.declared():
+        brought = tags.received(brought, headers, "")
     old = correlation.is_old(sent)
 
     def attributes() -> dict[str, Any]:

@@ -14,9 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tracefill._codec import inject
 from tracefill.messages.handling import Republished
-from tracefill.messages.message_spans import Source
+from tracefill.messages.message_spans import Source, trace_headers
 
 __all__ = ["AmqpSource", "of_properties", "old_attributes", "publish_attributes", "shown", "with_trace"]
 
@@ -26,8 +25,7 @@ _MADE_UP = ("amq.gen-", "amq.rabbitmq.reply-to", "amq_")
 
 def with_trace(headers: Mapping[str, Any] | None, republished: Republished | None = None) -> Any:
     """A copy of a producer's headers that carries the position of now; the very same object where there is nothing to carry."""
-    fresh: dict[str, str] = {}
-    inject(fresh)
+    fresh = trace_headers(headers)
     if republished is not None:
         fresh |= republished.headers()
     if not fresh:

@@ -90,3 +90,8 @@ class _Theirs(Tracer):
 
     def _current(self) -> Any:
         return self.given
+
+    def meet(self, provider: object) -> bool:
+        """Stays contrib's, whatever the global provider is; its sampler is asked for each span, as contrib does."""
+        self._provider = provider
+        return False

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tracefill._codec import inject
 from tracefill.messages.handling import Republished
+from tracefill.messages.message_spans import trace_headers
 
 __all__ = [
     "consumer_attributes",
@@ -39,8 +39,7 @@ def inject_into(headers: Any) -> Any:
 
 def with_trace(headers: Any, republished: Republished | None = None) -> Any:
     """A copy of a producer's headers that carries the position of now; the very same object where there is nothing to carry."""
-    fresh: dict[str, str] = {}
-    inject(fresh)
+    fresh = trace_headers(headers)
     if republished is not None:
         fresh |= republished.headers()
     if not fresh:

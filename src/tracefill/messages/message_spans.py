@@ -36,11 +36,20 @@ from typing import Any
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Link, Span, set_span_in_context
 
-from tracefill import carriers
-from tracefill._codec import current_context, extract
+from tracefill import carriers, tags
+from tracefill._codec import current_context, extract, inject
 from tracefill.spans import SpanScope, Tracer, link_to
 
-__all__ = ["SPAN_KEY", "Correlation", "Source", "attempt_of", "correlation", "original_of", "sending"]
+__all__ = [
+    "SPAN_KEY",
+    "Correlation",
+    "Source",
+    "attempt_of",
+    "correlation",
+    "original_of",
+    "sending",
+    "trace_headers",
+]
 
 # The key is made anew in each process; asking for it needs no private name.
 SPAN_KEY = next(iter(set_span_in_context(INVALID_SPAN, Context())))
@@ -93,6 +102,16 @@ def sending(
     return tracer.scope(name or f"send {destination}", "producer", context, attributes)
 
 
+def trace_headers(given: Any) -> dict[str, str]:
+    """What a message has to carry: the position of now, and the business tags that a broker may see and that are not `given`."""
+    headers: dict[str, str] = {}
+    if tags.declared():
+        tags.inject(headers, current_context(), tags.BROKER, given or ())
+    else:
+        inject(headers)
+    return headers
+
+
 class Source(ABC):
     """What a library's module knows of the messages that one consumer hands over."""
 
@@ -136,7 +155,10 @@ class Source(ABC):
 
     def start(self, message: Any) -> tuple[Context, Span | None]:
         """The context that a message carries, and the span to handle it in; None where nobody would record it."""
-        context = extract(self.headers(message) or ())
+        headers = self.headers(message) or ()
+        context = extract(headers)
+        if tags.declared():
+            context = tags.received(context, headers, "")
         parent, links = correlation.parent_and_links(context, self.created_ms(message))
         attributes = partial(self._all_attributes, message, context)
         started = self._started(context, parent, links, self.destination(message), attributes)
