@@ -79,7 +79,9 @@ def context_of(position: str | bytes | bytearray | memoryview | Mapping[str, Any
     >>> context_of("not a position")
     {}
     """
-    if isinstance(position, (bytes, bytearray, memoryview)) and _is_binary(bytes(position)):
+    if isinstance(position, (bytearray, memoryview)):
+        position = bytes(position)  # a database's column may come so
+    if isinstance(position, bytes) and _is_binary(position):
         return _context(Snapshot.from_bytes(position))
     if isinstance(position, Mapping):
         return _context(Snapshot.from_json(dict(position)))
@@ -107,13 +109,15 @@ def wrap_json(value: Mapping[str, Any], context: Context | None = None) -> dict[
     return bare if position is None else {**bare, MEMBER: position}
 
 
-def unwrap_json(value: Mapping[str, Any]) -> tuple[dict[str, Any], Context]:
-    """What was wrapped, and its Context; the object itself and an empty Context where it was not wrapped.
+def unwrap_json(value: Any) -> tuple[Any, Context]:
+    """What was wrapped, and its Context; the value itself, whatever it is, and an empty Context where it was not wrapped.
 
     >>> unwrap_json({"order": 7})
     ({'order': 7}, {})
     """
-    return {name: member for name, member in value.items() if name != MEMBER}, context_of(value.get(MEMBER))
+    if not isinstance(value, Mapping) or MEMBER not in value:
+        return value, Context()
+    return {name: member for name, member in value.items() if name != MEMBER}, context_of(value[MEMBER])
 
 
 def wrap_bytes(body: bytes, context: Context | None = None) -> bytes:
