@@ -38,6 +38,8 @@ cdef extern from "_cpython.h":
     object tf_int128(uint64_t high, uint64_t low)
     int tf_read128(PyObject* number, uint64_t* high, uint64_t* low)
     PyObject* tf_dict_get(PyObject* d, PyObject* key)
+    Py_ssize_t tf_place_of(PyTypeObject* type, const char* name)
+    PyObject* tf_value_at(PyObject* object, Py_ssize_t place)
     int tf_only_ours(PyObject* o, Py_ssize_t known)
     Py_ssize_t tf_size(PyObject* items)
     PyObject** tf_items(PyObject* items)
@@ -1392,18 +1394,22 @@ cdef inline object value_in(object context, object key):
 
 # The span types whose SpanContext is to be had without a call: those of the SDK, while nobody has changed their method.
 cdef PyObject* sdk_type_seen = NULL
+cdef Py_ssize_t sdk_context_place = -1
 
 cdef object span_context_in(object span):
-    global sdk_type_seen
+    global sdk_type_seen, sdk_context_place
     cdef object kind
+    cdef PyObject* held
     if <PyObject*>Py_TYPE(span) == sdk_type_seen:
-        return span._context
+        held = tf_value_at(<PyObject*>span, sdk_context_place)
+        return <object>held if held != NULL else span._context
     if not isinstance(span, SpanType):
         return None
     kind = type(span)
     method = getattr(kind, "get_span_context", None)
     if getattr(method, "__module__", None) == "opentelemetry.sdk.trace":
         Py_INCREF(kind)
+        sdk_context_place = tf_place_of(<PyTypeObject*>kind, b"_context")
         sdk_type_seen = <PyObject*>kind
     return span.get_span_context()
 

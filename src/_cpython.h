@@ -118,6 +118,42 @@ static inline PyObject *tf_dict_get(PyObject *dict, PyObject *key) {
     return value;
 }
 
+/* An attribute of instances of one class, by its place among their values. CPython looks a name up in all base classes before it
+ * looks into the instance: four fifths of what it costs. The place is that of the name in the keys that all instances of the
+ * class share; it never changes. An instance whose __dict__ somebody has asked for has no such values any more. */
+#if PY_VERSION_HEX >= 0x030B0000 && PY_VERSION_HEX < 0x030D0000
+#define Py_BUILD_CORE 1
+#include "internal/pycore_dict.h"
+#undef Py_BUILD_CORE
+
+static Py_ssize_t tf_place_of(PyTypeObject *type, const char *name) {
+    struct _dictkeysobject *keys;
+    if (!(type->tp_flags & Py_TPFLAGS_HEAPTYPE) || !(type->tp_flags & Py_TPFLAGS_MANAGED_DICT)) return -1;
+    keys = ((PyHeapTypeObject *)type)->ht_cached_keys;
+    if (keys == NULL || keys->dk_kind == DICT_KEYS_GENERAL) return -1;
+    for (Py_ssize_t i = 0; i < keys->dk_nentries; i++) {
+        PyObject *key = DK_UNICODE_ENTRIES(keys)[i].me_key;
+        if (key != NULL && PyUnicode_CompareWithASCIIString(key, name) == 0) return i;
+    }
+    return -1;
+}
+/* Borrowed; NULL when it is to be looked up after all. */
+static inline PyObject *tf_value_at(PyObject *object, Py_ssize_t place) {
+    PyDictValues *values = NULL;
+    if (place < 0) return NULL;
+#if PY_VERSION_HEX >= 0x030C0000
+    char *held = ((char **)object)[-3];    /* the values, marked by one bit, or a dict */
+    if ((uintptr_t)held & 1) values = (PyDictValues *)(held + 1);
+#else
+    values = ((PyDictValues **)object)[-4];
+#endif
+    return values != NULL ? values->values[place] : NULL;
+}
+#else
+static Py_ssize_t tf_place_of(PyTypeObject *type, const char *name) { (void)type; (void)name; return -1; }
+static inline PyObject *tf_value_at(PyObject *object, Py_ssize_t place) { (void)object; (void)place; return NULL; }
+#endif
+
 /* True when nobody but the `known` references of ours holds the object, not even weakly. On free-threaded builds the
  * count of another thread cannot be read, so the answer is always no. */
 static inline int tf_only_ours(PyObject *object, Py_ssize_t known) {

@@ -249,3 +249,16 @@ def test_a_bad_header_gets_one_line_at_debug(caplog: pytest.LogCaptureFixture) -
         ("DEBUG", "traceparent ignored: the trace id is not lower-case hex")
     ]
     assert all(record.exc_info is None for record in caplog.records)
+
+
+@pytest.mark.parametrize("meddle", [lambda span: None, lambda span: vars(span), lambda span: setattr(span, "own", 1)])
+def test_a_span_is_read_as_it_is_now(meddle: Any) -> None:
+    """Attributes of spans are read by their place in the instance; a __dict__ that was asked for has none."""
+    tracer = TracerProvider().get_tracer("t")
+    span, other = tracer.start_span("a"), tracer.start_span("b")
+    meddle(span)
+    for held in (span.get_span_context(), other.get_span_context()):
+        span._context = held  # type: ignore[attr-defined]
+        out: dict[str, str] = {}
+        TraceContextPropagator().inject(out, trace.set_span_in_context(span))
+        assert out["traceparent"][3:52] == f"{held.trace_id:032x}-{held.span_id:016x}"
