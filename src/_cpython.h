@@ -121,7 +121,7 @@ static inline PyObject *tf_dict_get(PyObject *dict, PyObject *key) {
 /* An attribute of instances of one class, by its place among their values. CPython looks a name up in all base classes before it
  * looks into the instance: four fifths of what it costs. The place is that of the name in the keys that all instances of the
  * class share; it never changes. An instance whose __dict__ somebody has asked for has no such values any more. */
-#if PY_VERSION_HEX >= 0x030B0000 && PY_VERSION_HEX < 0x030D0000
+#if PY_VERSION_HEX >= 0x030B0000 && PY_VERSION_HEX < 0x030C0000    /* later ones keep their values elsewhere, each another way */
 #define Py_BUILD_CORE 1
 #include "internal/pycore_dict.h"
 #undef Py_BUILD_CORE
@@ -139,14 +139,9 @@ static Py_ssize_t tf_place_of(PyTypeObject *type, const char *name) {
 }
 /* Borrowed; NULL when it is to be looked up after all. */
 static inline PyObject *tf_value_at(PyObject *object, Py_ssize_t place) {
-    PyDictValues *values = NULL;
+    PyDictValues *values;
     if (place < 0) return NULL;
-#if PY_VERSION_HEX >= 0x030C0000
-    char *held = ((char **)object)[-3];    /* the values, marked by one bit, or a dict */
-    if ((uintptr_t)held & 1) values = (PyDictValues *)(held + 1);
-#else
     values = ((PyDictValues **)object)[-4];
-#endif
     return values != NULL ? values->values[place] : NULL;
 }
 #else
