@@ -1,118 +1,76 @@
-"""All processes of one run of the shop: started in order, watched, stopped, none left behind."""
+"""The shop in one mode: all its processes, started in order, and what tells them where the others are."""
 
 from __future__ import annotations
 
 import os
-import queue
-import socket
-import subprocess
-import sys
-import threading
+import uuid
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
-from tracefill.demo import shop
+from tracefill.demo import nginx, shop
+from tracefill.demo.processes import Processes, free_port
 
-START_SECONDS = 30
-STOP_SECONDS = 10
-
-
-class CannotStart(Exception):
-    """A process of the shop did not come up; the message ends with what it printed."""
+SETTINGS = {
+    "stock": {},
+    "tracefill": {"OTEL_PROPAGATORS": "tracefill", "OTEL_PYTHON_CONTEXT": "tracefill"},
+}
 
 
+@dataclass
 class System:
-    """The shop in one mode; a context manager. `gateway` is its address, `database` the file of the warehouse."""
+    """Where to find the shop: `entrance` for those outside, `gateway` for those inside; what it does, and writes down."""
 
-    def __init__(self, mode: str, folder: Path) -> None:
-        self._mode = mode
-        self._folder = folder
-        self._processes: list[subprocess.Popen[str]] = []
-        self.database = folder / "shop.sqlite"
-        self.gateway = f"http://127.0.0.1:{_free_port()}"
-
-    def __enter__(self) -> System:
-        shop.create_tables(str(self.database))
-        environment = {
-            **os.environ,
-            "SHOP_DATABASE": str(self.database),
-            "SHOP_GATEWAY": self.gateway,
-            "SHOP_ORDERS": f"http://127.0.0.1:{_free_port()}",
-        }
-        for name in (
-            "OTEL_PROPAGATORS",
-            "OTEL_PYTHON_CONTEXT",
-            "OTEL_TRACES_SAMPLER",
-            "TRACEPARENT",
-            "TRACESTATE",
-            "BAGGAGE",
-        ):
-            environment.pop(name, None)
-        if self._mode == "tracefill":
-            environment |= {"OTEL_PROPAGATORS": "tracefill", "OTEL_PYTHON_CONTEXT": "tracefill"}
-        try:
-            environment |= self._broker(environment)
-            for name in shop.SERVICES:
-                spans = str(self._folder / f"{name}.jsonl")
-                self._start(
-                    [sys.executable, "-m", "tracefill.demo.service", name, self._mode, spans], name, environment
-                )
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        # In the order of the work: who still has something to hand on ends before the one that receives it.
-        for process in reversed(self._processes):
-            if process.stdin:
-                process.stdin.close()
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-    def _broker(self, environment: dict[str, str]) -> dict[str, str]:
-        address = os.environ.get("TRACEFILL_KAFKA")
-        if address:
-            return {"SHOP_KAFKA": address}
-        line = self._start([sys.executable, "-m", "tracefill.demo.broker"], "broker", environment)
-        return {"SHOP_KAFKA": line.removeprefix("ready "), "SHOP_KAFKA_IS_MOCK": "1"}
-
-    def _start(self, command: list[str], name: str, environment: dict[str, str]) -> str:
-        """Starts a process and waits for its line that begins with "ready"."""
-        log = self._folder / f"{name}.log"
-        with log.open("w") as errors:
-            process = subprocess.Popen(
-                command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-                start_new_session=True,
-            )  # fmt: skip
-        self._processes.append(process)
-        lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=_read_lines, args=(process, lines), daemon=True).start()
-        while True:
-            try:
-                line = lines.get(timeout=START_SECONDS)
-            except queue.Empty:
-                line = ""
-            if line.startswith("ready"):
-                return line
-            if not line:
-                raise CannotStart(f"the {name} of the demo did not start:\n{log.read_text()[-2000:]}")
+    entrance: str
+    gateway: str
+    database: Path
+    tables: list[str]
+    steps: list[str]
 
 
-def _read_lines(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:
-    assert process.stdout is not None
-    for line in process.stdout:
-        lines.put(line.strip() or " ")
-    lines.put("")
+def start(processes: Processes, mode: str, folder: Path, rabbitmq: str | None, with_nginx: bool) -> System:
+    """The shop, running. Raises CannotStart."""
+    run = uuid.uuid4().hex[:8]
+    gateway = _address()
+    environment = {
+        **SETTINGS[mode],
+        "SHOP_MODE": mode,
+        "SHOP_SPANS": str(folder),
+        "SHOP_DATABASE": str(folder / "shop.sqlite"),
+        "SHOP_GATEWAY": gateway,
+        "SHOP_ORDERS": _address(),
+        "SHOP_PRICING": _address(),
+        "SHOP_QUEUE": f"notifications.{run}" if os.environ.get("TRACEFILL_RABBITMQ") else "notifications",
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+        **_broker(processes, run),
+    }
+    left_out = set() if rabbitmq else {"mailer", "notifications", "send mail"}
+    if rabbitmq:
+        environment["SHOP_RABBITMQ"] = rabbitmq
+    shop.create_tables(environment["SHOP_DATABASE"])
+    names = [name for name in shop.SERVICES if name not in left_out]
+    for name in names:
+        processes.start(name, "service", name, environment=environment)
+    for name in names:
+        processes.wait(name)
+    entrance = nginx.start(processes, folder, gateway) if with_nginx else gateway
+    return System(
+        f"http://{entrance}",
+        f"http://{gateway}",
+        folder / "shop.sqlite",
+        tables=[name for name in shop.TABLES if name not in left_out],
+        steps=[name for name in shop.STEPS if name not in left_out],
+    )
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _broker(processes: Processes, run: str) -> dict[str, str]:
+    """The broker that the environment names, with a topic of our own there; else the one inside librdkafka."""
+    address = os.environ.get("TRACEFILL_KAFKA")
+    if address:
+        return {"SHOP_KAFKA": address, "SHOP_TOPIC": f"orders.placed.{run}"}
+    processes.start("broker", "broker", environment={})
+    return {"SHOP_KAFKA": processes.wait("broker"), "SHOP_KAFKA_IS_MOCK": "1", "SHOP_TOPIC": "orders.placed"}
+
+
+def _address() -> str:
+    return f"127.0.0.1:{free_port()}"
