@@ -99,13 +99,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return Run(demo("--orders", "8", "--json", "--keep", str(folder)), folder)
 
 
-def test_every_chain_of_tracefill_is_whole_and_stock_breaks_most(run: Run) -> None:
+def test_every_chain_of_tracefill_is_whole_and_stock_breaks_some(run: Run) -> None:
     runs = run.document["runs"]
     kept = runs["tracefill"]["chains"]
     assert kept["whole"] == kept["total"] >= 24
     assert kept["torn_off"] == 0
     assert [f for f in runs["tracefill"]["findings"] if f["breaks"]] == []
-    assert runs["stock"]["chains"]["share"] < 0.5
+    assert runs["stock"]["chains"]["whole"] < runs["stock"]["chains"]["total"]
 
 
 def test_every_step_is_on_the_chain_of_its_order(run: Run) -> None:
@@ -244,6 +244,24 @@ def test_without_nginx_and_rabbitmq_the_demo_says_so_and_goes_on(tmp_path: Path)
     assert "45 of 45" in done.stdout
     assert "mailer" not in done.stdout
     assert processes() == []
+
+
+def test_servers_that_do_not_start_are_as_good_as_none(tmp_path: Path) -> None:
+    for name in ("nginx", "rabbitmq-server"):
+        (tmp_path / name).write_text("#!/bin/sh\necho broken by an upgrade >&2; exit 1\n")
+        (tmp_path / name).chmod(0o755)
+    done = demo("--orders", "1", PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}", TRACEFILL_RABBITMQ="")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "without nginx: the nginx of the demo did not start:\nbroken by an upgrade" in done.stderr
+    assert "without RabbitMQ: the rabbitmq of the demo did not start:\nbroken by an upgrade" in done.stderr
+    assert processes() == []
+
+
+def test_a_kafka_that_is_named_is_used_and_orders_of_other_runs_stay_where_they_are(kafka: Any) -> None:
+    for _ in range(2):
+        done = demo("--orders", "2", TRACEFILL_KAFKA=kafka.address)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "send orders.placed." in done.stdout
 
 
 def test_the_report_shows_each_hop_the_statement_and_the_tags(tmp_path: Path, rabbitmq: Any) -> None:

@@ -7,7 +7,8 @@
 | `telemetry.py` | the telemetry that each process is started with, the workers of its pools too |
 | `processes.py` | processes started in order, waited for, stopped, none left behind |
 | `system.py`    | the shop in one mode, out of these |
-| `broker.py`, `nginx.py`, `rabbitmq.py` | the servers around it; `keeper.py` ends those that know nothing of the demo |
+| `broker.py`    | the Kafka of a run |
+| `servers.py`   | `nginx.py` and `rabbitmq.py`, if they are installed; `keeper.py` ends those that know nothing of the demo |
 | `traffic.py`   | the callers: two storefronts (one of them speaks B3), and a guest with bad headers |
 | `verdict.py`   | both runs, and what the exported spans say afterwards |
 | `tree.py`      | one trace as a tree |

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from datetime import datetime, timezone
 from typing import Any
 
 import grpc
@@ -79,7 +80,10 @@ def orders(stop: threading.Event) -> None:
         checked = pool.submit(check, order).result()
         scheduler.add_job(_confirm, args=[order["order_no"]])
         if scheduler.get_job("stocktaking") is None:  # the day's first order
-            scheduler.add_job(_count_stock, "interval", seconds=STOCKTAKING_SECONDS, id="stocktaking")
+            first = datetime.now(timezone.utc)
+            scheduler.add_job(
+                _count_stock, "interval", seconds=STOCKTAKING_SECONDS, next_run_time=first, id="stocktaking"
+            )
         threading.Timer(REMINDER_SECONDS, _remind, args=(order["order_no"],)).start()
         outbox.put(checked)
         invoices.submit(_invoice, checked).result()

@@ -7,8 +7,9 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from tracefill.demo import nginx, shop
+from tracefill.demo import shop
 from tracefill.demo.processes import Processes, free_port
+from tracefill.demo.servers import Servers
 
 SETTINGS = {
     "stock": {},
@@ -27,7 +28,7 @@ class System:
     steps: list[str]
 
 
-def start(processes: Processes, mode: str, folder: Path, rabbitmq: str | None, with_nginx: bool) -> System:
+def start(processes: Processes, mode: str, folder: Path, servers: Servers) -> System:
     """The shop, running. Raises CannotStart."""
     run = uuid.uuid4().hex[:8]
     gateway = _address()
@@ -44,18 +45,17 @@ def start(processes: Processes, mode: str, folder: Path, rabbitmq: str | None, w
         "no_proxy": "127.0.0.1",
         **_broker(processes, run),
     }
-    left_out = set() if rabbitmq else {"mailer", "notifications", "send mail"}
-    if rabbitmq:
-        environment["SHOP_RABBITMQ"] = rabbitmq
+    left_out = set() if servers.rabbitmq else {"mailer", "notifications", "send mail"}
+    if servers.rabbitmq:
+        environment["SHOP_RABBITMQ"] = servers.rabbitmq
     shop.create_tables(environment["SHOP_DATABASE"])
     names = [name for name in shop.SERVICES if name not in left_out]
     for name in names:
         processes.start(name, "service", name, environment=environment)
     for name in names:
         processes.wait(name)
-    entrance = nginx.start(processes, folder, gateway) if with_nginx else gateway
     return System(
-        f"http://{entrance}",
+        f"http://{servers.entrance(processes, folder, gateway)}",
         f"http://{gateway}",
         folder / "shop.sqlite",
         tables=[name for name in shop.TABLES if name not in left_out],
