@@ -13,7 +13,7 @@ from opentelemetry import trace
 from opentelemetry.instrumentation.kafka import KafkaInstrumentor
 
 from tests.contracts import BoundaryContract, PatchContract, ancestors, finished, tracer
-from tests.messages.kafka_contract import DEADLINE_S, Clients, KafkaContract, installed, work
+from tests.messages.kafka_contract import DEADLINE_S, Clients, KafkaContract, installed, of_kind, work
 from tracefill.messages import kafka as integration
 
 
@@ -96,6 +96,25 @@ class TestKafka(KafkaPython, KafkaContract):
         with installed(self.name), pytest.raises(type(plain.value)) as ours:
             self.send(self.topic, headers=headers)
         assert str(ours.value) == str(plain.value)
+
+    def test_contrib_that_comes_after_a_producer_makes_no_second_span(self, spans: Any, no_log: Any) -> None:
+        instrumentor = KafkaInstrumentor()
+        headers = [("customer", b"7")]
+        with installed(self.name):
+            instrumentor.instrument()
+            try:
+                for _ in range(2):
+                    spans.clear()
+                    with tracer.start_as_current_span("near"):
+                        self.producer.send(self.topic, b"x", headers=list(headers)).get(DEADLINE_S)
+                    [sender] = of_kind(spans, "PRODUCER")
+                    assert ancestors(spans, sender) == ["near"]
+                    assert sender.instrumentation_scope.name == self.contrib_scope
+                spans.clear()
+                self.send(self.topic, headers=headers)
+                assert headers == [("customer", b"7")]
+            finally:
+                instrumentor.uninstrument()
 
     def test_callbacks_run_in_the_context_of_who_added_them(self, spans: Any) -> None:
         with installed(self.name):

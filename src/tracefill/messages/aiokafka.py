@@ -161,7 +161,7 @@ def patch() -> None:
 
     _patches.wrap(AIOKafkaProducer, "__init__", partial(_noting_contrib, AIOKafkaProducer))
     _patches.wrap(AIOKafkaProducer, "start", _in_no_trace)
-    _patches.wrap(AIOKafkaProducer, "send", _send)
+    _patches.wrap(AIOKafkaProducer, "send", partial(_send, AIOKafkaProducer))
     _patches.wrap(AIOKafkaProducer, "send_batch", _send_batch)
     _patches.wrap(BatchBuilder, "append", _append)
     _patches.wrap(AIOKafkaConsumer, "__init__", partial(_noting_contrib, AIOKafkaConsumer))
@@ -202,7 +202,7 @@ def _in_no_trace(original: Any) -> Any:
 _SEND = ("topic", "value", "key", "partition", "timestamp_ms", "headers")
 
 
-def _send(original: Any) -> Any:
+def _send(owner: Any, original: Any) -> Any:
     plain = _contrib.beneath(original)
 
     async def send(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -213,6 +213,8 @@ def _send(original: Any) -> Any:
         topic, headers = given.get("topic"), given.get("headers")
         if not isinstance(topic, str) or not isinstance(headers, (list, tuple, type(None))):
             return await plain(self, *args, **kwargs)
+        if _contrib.just_came(owner, "send"):
+            return await plain(self, *args, **kwargs)  # contrib has done its work already
         again = handling.republished(topic, given.get("value"), headers)
         name = f"{topic} send" if _contrib.active else f"send {topic}"
         attributes = partial(_publish_attributes, self, given, again)

@@ -65,6 +65,13 @@ class Contrib:
                 setattr(owner, name, self.beneath(top))
                 self._displaced[owner, name] = top
 
+    def just_came(self, owner: Any, name: str) -> bool:
+        """True in the one call that contrib's wrapper makes of ours: it was switched on after us, and no client was made since."""
+        if self._module not in sys.modules or not _is_contribs(vars(owner).get(name)):
+            return False
+        self.step_over(owner, name)
+        return True
+
     def put_back(self) -> None:
         """After our own were undone: contrib's wrappers, where it still counts on them."""
         for (owner, name), top in self._displaced.items():

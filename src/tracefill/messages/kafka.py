@@ -177,7 +177,7 @@ def patch() -> None:
     from kafka.future import Future
 
     _patches.wrap(KafkaProducer, "__init__", partial(_in_no_trace, KafkaProducer))
-    _patches.wrap(KafkaProducer, "send", _send)
+    _patches.wrap(KafkaProducer, "send", partial(_send, KafkaProducer))
     _patches.wrap(KafkaConsumer, "__init__", partial(_in_no_trace, KafkaConsumer))
     _patches.wrap(KafkaConsumer, "__iter__", _iter)
     _patches.wrap(KafkaConsumer, "__next__", _next)
@@ -205,7 +205,7 @@ def _in_no_trace(owner: Any, original: Any) -> Any:
     return __init__
 
 
-def _send(original: Any) -> Any:
+def _send(owner: Any, original: Any) -> Any:
     plain = _contrib.beneath(original)
 
     def send(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -213,6 +213,8 @@ def _send(original: Any) -> Any:
         headers = args[3] if len(args) > 3 else kwargs.get("headers")
         if not isinstance(topic, str) or not isinstance(headers, (list, type(None))):
             return plain(self, *args, **kwargs)  # which says what is wrong with it
+        if _contrib.just_came(owner, "send"):
+            return plain(self, *args, **kwargs)  # contrib has done its work already
         value = args[1] if len(args) > 1 else kwargs.get("value")
         again = handling.republished(topic, value, headers)
         attributes = partial(_publish_attributes, self, topic, args, kwargs, again)
