@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -290,12 +291,14 @@ def test_a_rabbitmq_that_is_named_and_not_there_ends_the_demo() -> None:
 def begun() -> Iterator[subprocess.Popen[bytes]]:
     """A demo that has more to do than anybody waits for."""
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    demo = subprocess.Popen([*DEMO, "--orders", "5000"], env=os.environ | OURS, start_new_session=True, **quiet)
-    try:
-        yield demo
-    finally:
-        demo.kill()
-        demo.wait()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:  # who is killed leaves his files
+        environment = os.environ | OURS | {"TMPDIR": scratch}
+        demo = subprocess.Popen([*DEMO, "--orders", "5000"], env=environment, start_new_session=True, **quiet)
+        try:
+            yield demo
+        finally:
+            demo.kill()
+            demo.wait()
 
 
 def wait_for(*names: str) -> None:
