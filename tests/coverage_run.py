@@ -20,6 +20,7 @@ FLOORS = {"src/_codec.pyx": 90.0, "src/tracefill/carriers.py": 90.0, "src/tracef
 TESTS = (
     "tests/codec/test_vectors.py",
     "tests/codec/test_w3c.py",
+    "tests/codec/test_gate.py",
     "tests/handoff/test_runtime_context.py",
     "tests/test_snapshots.py",
     "tests/test_ids.py",
