@@ -62,7 +62,12 @@ def edge(nginx: Any, tmp_path: Path) -> Any:
 
 
 def server_span(spans: Any) -> Any:
-    (span,) = [span for span in spans.get_finished_spans() if span.kind is SpanKind.SERVER]
+    """The one that there is; it ends a moment after the answer has left."""
+    deadline = time.monotonic() + 30
+    while not (found := [span for span in spans.get_finished_spans() if span.kind is SpanKind.SERVER]):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    (span,) = found
     return span
 
 
@@ -94,6 +99,29 @@ def test_a_valid_traceparent_wins(edge: Edge, spans: Any) -> None:
     assert logged["traceparent"] == traceparent
     assert logged["sent_request_id"] == REQUEST_ID
     assert f"{server_span(spans).parent.span_id:016x}" == SPAN_ID
+
+
+@pytest.mark.parametrize(
+    ("headers", "trace_id"),
+    [
+        ({"b3": f"{TRACE_ID}-{SPAN_ID}-1"}, TRACE_ID),
+        ({"b3": f"{TRACE_ID[16:]}-{SPAN_ID}-1"}, f"{'0' * 16}{TRACE_ID[16:]}"),
+        ({"X-B3-TraceId": TRACE_ID, "X-B3-SpanId": SPAN_ID, "X-B3-Sampled": "1"}, TRACE_ID),
+        ({"b3": f"{TRACE_ID}-{SPAN_ID}-1", "X-Request-ID": REQUEST_ID, "traceparent": "no"}, TRACE_ID),
+    ],
+)
+def test_a_b3_caller_stays_the_parent(edge: Edge, spans: Any, headers: dict[str, str], trace_id: str) -> None:
+    response, logged = edge.ask(headers)
+    assert logged["traceparent"] == ""
+    assert logged["request_id"] == response.headers["x-request-id"] == trace_id
+    assert f"{server_span(spans).context.trace_id:032x}" == trace_id
+    assert f"{server_span(spans).parent.span_id:016x}" == SPAN_ID
+
+
+@pytest.mark.parametrize("b3", ["0", "d", f"{'0' * 32}-{SPAN_ID}-1", "x" * 32])
+def test_b3_without_a_position_is_no_position(edge: Edge, spans: Any, b3: str) -> None:
+    response, logged = edge.ask({"b3": b3})
+    assert logged["traceparent"] == f"00-{logged['request_id']}-{logged['request_id'][:16]}-03"
 
 
 @pytest.mark.parametrize(

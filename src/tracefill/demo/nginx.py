@@ -17,18 +17,25 @@ map $http_x_request_id $given_request_id {
     default "";
     "~^(?!0{32})(?<its_request_id>[0-9a-f]{32})$" $its_request_id;
 }
-map $given_trace_id:$given_request_id $trace_id {
+map $http_b3$http_x_b3_traceid $given_b3_id {
+    default "";
+    "~^(?!0{32})(?<b3_long>[0-9a-f]{32})(-|$)" $b3_long;
+    "~^(?!0{16})(?<b3_short>[0-9a-f]{16})(-|$)" 0000000000000000$b3_short;
+}
+map $given_trace_id:$given_b3_id:$given_request_id $trace_id {
     default $request_id;
     "~^(?<by_trace>[0-9a-f]{32}):" $by_trace;
-    "~^:(?<by_request>[0-9a-f]{32})$" $by_request;
+    "~^:(?<by_b3>[0-9a-f]{32}):" $by_b3;
+    "~^::(?<by_request>[0-9a-f]{32})$" $by_request;
 }
 map $trace_id $new_parent_id {
     "~^(?!0{16})(?<first_half>[0-9a-f]{16})" $first_half;
     default 00f067aa0ba902b7;
 }
-map $given_trace_id $traceparent {
+map $given_trace_id:$given_b3_id $traceparent {
     default $http_traceparent;
-    "" 00-$trace_id-$new_parent_id-03;
+    "~^:[0-9a-f]{32}$" "";
+    ":" 00-$trace_id-$new_parent_id-03;
 }
 log_format traced escape=json
     '{"time":"$time_iso8601","request_id":"$trace_id","traceparent":"$traceparent","sent_request_id":"$http_x_request_id",'
