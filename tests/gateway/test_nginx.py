@@ -120,7 +120,7 @@ def test_a_b3_caller_stays_the_parent(edge: Edge, spans: Any, headers: dict[str,
 
 @pytest.mark.parametrize("b3", ["0", "d", f"{'0' * 32}-{SPAN_ID}-1", "x" * 32])
 def test_b3_without_a_position_is_no_position(edge: Edge, spans: Any, b3: str) -> None:
-    response, logged = edge.ask({"b3": b3})
+    _, logged = edge.ask({"b3": b3})
     assert logged["traceparent"] == f"00-{logged['request_id']}-{logged['request_id'][:16]}-03"
 
 
