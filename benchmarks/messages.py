@@ -94,7 +94,7 @@ def cases() -> list[Case]:
         __next__ = Consumer.__next__
 
     class OurProducer(Producer):
-        send = kafka._send(Producer.send)
+        send = kafka._send(Producer, Producer.send)
 
     class OurConsumer(Consumer):
         __iter__ = kafka._iter(Consumer.__iter__)
