@@ -52,7 +52,11 @@ def test_the_context_of_now_is_asked_where_none_is_given() -> None:
     assert gate.records()
 
 
-@pytest.mark.parametrize("key", [otel_context._SUPPRESS_INSTRUMENTATION_KEY, "suppress_instrumentation"])
+@pytest.mark.parametrize(
+    "key",
+    [otel_context._SUPPRESS_INSTRUMENTATION_KEY, "suppress_instrumentation"],
+    ids=["the key of now", "the old name"],
+)
 @pytest.mark.parametrize("headers", [SAMPLED, DENIED, {}])
 def test_nothing_is_recorded_where_instrumentation_is_suppressed(key: str, headers: dict[str, str]) -> None:
     quiet = otel_context.set_value(key, True, extract(headers))
