@@ -445,11 +445,7 @@ def test_requests_at_once_keep_apart(server: Running) -> None:
         ("gunicorn", "chain"),
         ("gunicorn", "contrib_chain"),
         ("waitress", "chain"),
-        pytest.param(
-            "waitress",
-            "contrib_chain",
-            marks=pytest.mark.xfail(strict=True, reason="contrib's is not seen behind waitress's own middleware"),
-        ),
+        ("waitress", "contrib_chain"),
     ],
 )
 def test_a_program_that_names_none_of_our_middleware_keeps_its_chain(name: str, app: str, tmp_path: Path) -> None:

@@ -75,7 +75,19 @@ def _next(app: Any) -> Any:
         for name in _INNER:
             if name in holder:
                 return getattr(app, name, None)
-    return getattr(app, "__wrapped__", None) or getattr(app, "__self__", None)
+    return getattr(app, "__wrapped__", None) or getattr(app, "__self__", None) or _enclosed(app)
+
+
+def _enclosed(app: Any) -> Any:
+    """What a middleware that is a function within a function stands before, as waitress's own is."""
+    code = getattr(app, "__code__", None)
+    for name, cell in zip(getattr(code, "co_freevars", ()), getattr(app, "__closure__", None) or (), strict=False):
+        if name in _INNER:
+            try:
+                return cell.cell_contents
+            except ValueError:  # not there yet
+                return None
+    return None
 
 
 def _kinds(layer: Any) -> set[str]:
