@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ class Edge:
 
     def __init__(self, nginx: Any, port: int, folder: Path) -> None:
         self.log = folder / "access.log"
+        self.served = 0
         url = nginx.serve(
             f"""access_log {self.log} traced;
             location / {{
@@ -38,10 +40,14 @@ class Edge:
 
     def ask(self, headers: dict[str, str]) -> tuple[Response, dict[str, Any]]:
         """The answer, and the line that nginx logged."""
-        before = self.log.stat().st_size if self.log.exists() else 0
-        response = ask(self.port, "/orders/1", headers)
+        return self.answered(lambda: ask(self.port, "/orders/1", headers))
+
+    def answered(self, asking: Callable[[], Response]) -> tuple[Response, dict[str, Any]]:
+        """The same for a request that somebody sends by himself. Its span has ended when this returns."""
+        before, served = self.log.stat().st_size if self.log.exists() else 0, self.served
+        response = asking()
         deadline = time.monotonic() + 30
-        while not self.log.exists() or self.log.stat().st_size == before:
+        while not self.log.exists() or self.log.stat().st_size == before or self.served == served:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         return response, json.loads(self.log.read_text().splitlines()[-1])
@@ -56,18 +62,23 @@ def edge(nginx: Any, tmp_path: Path) -> Any:
         await send({"type": "http.response.start", "status": 200, "headers": [length]})
         await send({"type": "http.response.body", "body": seen})
 
+    gateway = Gateway(Middleware(app))
+
+    async def counted(scope: Any, receive: Any, send: Any) -> None:
+        await gateway(scope, receive, send)
+        if scope["path"] == "/orders/1":
+            edge.served += 1
+
     tmp_path.chmod(0o755)
-    with asgi(Gateway(Middleware(app))) as port:
-        yield Edge(nginx, port, tmp_path)
+    with asgi(counted) as port:
+        edge = Edge(nginx, port, tmp_path)
+        yield edge
 
 
 def server_span(spans: Any) -> Any:
-    """The one that there is; it ends a moment after the answer has left."""
-    deadline = time.monotonic() + 30
-    while not (found := [span for span in spans.get_finished_spans() if span.kind is SpanKind.SERVER]):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    (span,) = found
+    """That of the request; nginx's start asks for `/` to see whether it answers."""
+    served = [span for span in spans.get_finished_spans() if span.kind is SpanKind.SERVER]
+    (span,) = [span for span in served if span.attributes["url.path"] == "/orders/1"]
     return span
 
 
@@ -146,7 +157,8 @@ def test_what_is_not_valid_is_replaced(edge: Edge, spans: Any, headers: dict[str
 
 def test_two_traceparents_do_not_pass_for_one(edge: Edge, spans: Any) -> None:
     line = f"traceparent: 00-{TRACE_ID}-{SPAN_ID}-01\r\n"
-    response = send(edge.port, f"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{line}{line}\r\n".encode())
+    request = f"GET /orders/1 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{line}{line}\r\n".encode()
+    response, _ = edge.answered(lambda: send(edge.port, request))
     seen = json.loads(response.body)
     assert re.fullmatch(f"00-{seen['x-request-id']}-[0-9a-f]{{16}}-0[0-3]", seen["traceparent"])
     assert response.headers["x-request-id"] == seen["x-request-id"] == f"{server_span(spans).context.trace_id:032x}"
