@@ -46,6 +46,16 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"not started here: {left_out}", yellow=True)
 
 
+@pytest.fixture(autouse=True)
+def logging_is_on() -> None:
+    """Workers and servers that a test runs in this process set up logging for all of it, and switch loggers off that are there."""
+    logging.disable(logging.NOTSET)
+    for logger in list(logging.root.manager.loggerDict.values()):
+        if isinstance(logger, logging.Logger):
+            logger.disabled = False
+    logging.getLogger("tracefill").propagate = True
+
+
 @pytest.fixture(scope="session")
 def kafka() -> Iterator[Kafka]:
     """A Kafka broker: `.address` ("host:port"), `.stop()`, `.start()` and `.restart()`, which keep its data."""
