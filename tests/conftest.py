@@ -50,6 +50,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def logging_is_on() -> None:
     """Workers and servers that a test runs in this process set up logging for all of it, and switch loggers off that are there."""
     logging.disable(logging.NOTSET)
+    logging.root.setLevel(logging.WARNING)
     for logger in list(logging.root.manager.loggerDict.values()):
         if isinstance(logger, logging.Logger):
             logger.disabled = False
