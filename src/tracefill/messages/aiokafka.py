@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -220,7 +219,7 @@ def _send(owner: Any, original: Any) -> Any:
         attributes = partial(_publish_attributes, self, given, again)
         with sending(_contrib.tracer, topic, headers, attributes, name) as span:
             given["headers"] = with_trace(headers, again)
-            await _call(_contrib.hook("async_produce_hook"), span, (), given)
+            await _contrib.await_hook("async_produce_hook", span, (), given)
             return await plain(self, **given)
 
     return send
@@ -254,15 +253,7 @@ def _publish_attributes(producer: Any, given: Mapping[str, Any], again: handling
 
 
 async def _begun(record: Any) -> None:
-    await _call(_contrib.hook("async_consume_hook"), get_current_span(), record, (), {})
-
-
-async def _call(hook: Any, *arguments: Any) -> None:
-    if hook is not None:
-        try:
-            await hook(*arguments)
-        except Exception as error:
-            logging.getLogger("opentelemetry.instrumentation.aiokafka.utils").exception(error)
+    await _contrib.await_hook("async_consume_hook", get_current_span(), record, (), {})
 
 
 def _aiter(original: Any) -> Any:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tracefill.messages.handling import Republished
-from tracefill.messages.message_spans import Source, trace_headers
+from tracefill.messages.message_spans import Source, is_replaced, trace_headers
 
 __all__ = ["AmqpSource", "of_properties", "old_attributes", "publish_attributes", "shown", "with_trace"]
 
@@ -30,13 +30,8 @@ def with_trace(headers: Mapping[str, Any] | None, republished: Republished | Non
         fresh |= republished.headers()
     if not fresh:
         return headers
-    replaced = {*fresh, "tracestate"} if "traceparent" in fresh else {*fresh}
-    kept = {name: value for name, value in (headers or {}).items() if not _is_one_of(name, replaced)}
+    kept = {name: value for name, value in (headers or {}).items() if not is_replaced(name, fresh)}
     return kept | fresh
-
-
-def _is_one_of(name: Any, names: set[str]) -> bool:
-    return isinstance(name, str) and name.lower() in names
 
 
 def shown(name: str) -> str:

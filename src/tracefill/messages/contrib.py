@@ -8,6 +8,7 @@ contrib was given: one span for each crossing, one header, and it is contrib's.
 from __future__ import annotations
 
 import inspect
+import logging
 import sys
 from typing import Any
 
@@ -22,6 +23,7 @@ class Contrib:
 
     def __init__(self, module: str, instrumentor: str, default: Tracer) -> None:
         self._module = module
+        self._logger = logging.getLogger(f"{module}.utils")
         self._instrumentor = instrumentor
         self._default = default
         self._given: dict[str, Any] = {}
@@ -42,8 +44,25 @@ class Contrib:
             self._theirs = _Theirs(given)
         return self._theirs
 
-    def hook(self, name: str) -> Any:
-        """The hook that the user gave contrib; None when there is none, or contrib is off."""
+    def call_hook(self, name: str, *arguments: Any) -> None:
+        """Calls the hook of this name that the user gave contrib, if he did and contrib is on; what it raises is logged as there."""
+        hook = self._hook(name)
+        if hook is not None:
+            try:
+                hook(*arguments)
+            except Exception as error:
+                self._logger.exception(error)
+
+    async def await_hook(self, name: str, *arguments: Any) -> None:
+        """The same for a hook that is a coroutine function."""
+        hook = self._hook(name)
+        if hook is not None:
+            try:
+                await hook(*arguments)
+            except Exception as error:
+                self._logger.exception(error)
+
+    def _hook(self, name: str) -> Any:
         return self._given.get(name) if self.active else None
 
     def takes_part(self, **given: Any) -> None:
@@ -94,9 +113,6 @@ class _Theirs(Tracer):
     def __init__(self, given: Any) -> None:
         super().__init__("contrib")
         self.given = self._tracer = given
-
-    def _current(self) -> Any:
-        return self.given
 
     def meet(self, provider: object) -> bool:
         """Stays contrib's, whatever the global provider is; its sampler is asked for each span, as contrib does."""

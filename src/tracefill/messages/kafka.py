@@ -13,10 +13,9 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -139,7 +138,7 @@ class _Source(Source):
         return end
 
     def begun(self, span: Span, message: Any) -> None:
-        _call(_contrib.hook("consume_hook"), span, message, (), {})
+        _contrib.call_hook("consume_hook", span, message, (), {})
 
 
 _sources: weakref.WeakKeyDictionary[Any, _Source] = weakref.WeakKeyDictionary()
@@ -159,14 +158,6 @@ def _bootstrap(config: Mapping[str, Any]) -> Any:
 def _old_attributes(topic: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Contrib's, of conventions 1.11."""
     return {"messaging.destination": topic, "messaging.url": json.dumps(_bootstrap(config))}
-
-
-def _call(hook: Callable[..., object] | None, *arguments: Any) -> None:
-    if hook is not None:
-        try:
-            hook(*arguments)
-        except Exception as error:
-            logging.getLogger("opentelemetry.instrumentation.kafka.utils").exception(error)
 
 
 # ----------------------------------------------------------------------------------------------------------- install
@@ -224,7 +215,7 @@ def _send(owner: Any, original: Any) -> Any:
                 args = (*args[:3], carrying, *args[4:])
             else:
                 kwargs["headers"] = carrying
-            _call(_contrib.hook("produce_hook"), span, args, kwargs)
+            _contrib.call_hook("produce_hook", span, args, kwargs)
             return plain(self, *args, **kwargs)
 
     return send

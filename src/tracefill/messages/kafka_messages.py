@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tracefill.messages.handling import Republished
-from tracefill.messages.message_spans import trace_headers
+from tracefill.messages.message_spans import is_replaced, trace_headers
 
 __all__ = [
     "consumer_attributes",
@@ -47,14 +47,9 @@ def with_trace(headers: Any, republished: Republished | None = None) -> Any:
     written = {name: value.encode() for name, value in fresh.items()}
     if not headers:
         return written if isinstance(headers, dict) else list(written.items())
-    replaced = {*fresh, "tracestate"} if "traceparent" in fresh else {*fresh}
     if isinstance(headers, dict):
-        return {name: value for name, value in headers.items() if not _is_one_of(name, replaced)} | written
-    return [pair for pair in headers if not (pair and _is_one_of(pair[0], replaced))] + list(written.items())
-
-
-def _is_one_of(name: Any, names: set[str]) -> bool:
-    return isinstance(name, str) and name.lower() in names
+        return {name: value for name, value in headers.items() if not is_replaced(name, fresh)} | written
+    return [pair for pair in headers if not (pair and is_replaced(pair[0], fresh))] + list(written.items())
 
 
 def publish_attributes(

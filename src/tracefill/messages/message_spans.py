@@ -46,6 +46,7 @@ __all__ = [
     "Source",
     "attempt_of",
     "correlation",
+    "is_replaced",
     "original_of",
     "sending",
     "trace_headers",
@@ -110,6 +111,14 @@ def trace_headers(given: Any) -> dict[str, str]:
     else:
         inject(headers)
     return headers
+
+
+def is_replaced(name: Any, fresh: Mapping[str, str]) -> bool:
+    """True for a header of the caller's, in whichever case, whose place these take; a tracestate goes with its traceparent."""
+    if not isinstance(name, str):
+        return False
+    lower = name.lower()
+    return lower in fresh or (lower == "tracestate" and "traceparent" in fresh)
 
 
 class Source(ABC):

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import copy
 import gc
-import logging
 import sys
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -138,7 +137,7 @@ class _Source(AmqpSource):
         return found | old_attributes(_destination(*self.route(message)), "receive") if _contrib.active else found
 
     def begun(self, span: Span, message: Any) -> None:
-        _call(_contrib.hook("consume_hook"), span, message.body, message.properties)
+        _contrib.call_hook("consume_hook", span, message.body, message.properties)
 
 
 def _destination(exchange: str, routing_key: str) -> str:
@@ -166,14 +165,6 @@ def _handling(channel: Any, method: Any, properties: Any, body: Any) -> handling
     """The scope of a message of this channel (pika.channel.Channel), which a callback is about to be given."""
     source = _source_of(channel, getattr(method, "consumer_tag", ""))
     return handling.Processing(source, _Delivery(method, properties, body))
-
-
-def _call(hook: Callable[..., object] | None, *arguments: Any) -> None:
-    if hook is not None:
-        try:
-            hook(*arguments)
-        except Exception as error:
-            logging.getLogger(f"{_CONTRIB}.utils").exception(error)
 
 
 # ----------------------------------------------------------------------------------------------------------- install
@@ -225,7 +216,7 @@ def _basic_publish(original: Any) -> Any:
         name = f"{destination} send" if _contrib.active else f"send {shown(destination)}"
         with sending(_contrib.tracer, destination, headers, attributes, name) as span:
             carrying = _carrying(properties, again)
-            _call(_contrib.hook("publish_hook"), span, body, carrying)
+            _contrib.call_hook("publish_hook", span, body, carrying)
             return original(self, exchange, routing_key, body, carrying, mandatory)
 
     return basic_publish
