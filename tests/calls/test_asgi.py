@@ -6,9 +6,6 @@ Each path is /variant/deed: by which middleware the application is wrapped, and 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import http.client
-import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -21,8 +18,17 @@ from opentelemetry import trace
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 
 import tracefill
-from tests.calls.running import SAMPLED, SPAN_ID, TRACE_ID, UNSAMPLED, wait_for
-from tests.calls.test_wsgi import Running, assert_chain, position, record_spans, serving, spans_told, traceparent
+from tests.calls.middleware_contract import (
+    MiddlewareContract,
+    Running,
+    assert_chain,
+    position,
+    record_spans,
+    serving,
+    spans_told,
+    traceparent,
+)
+from tests.calls.running import SPAN_ID, TRACE_ID, UNSAMPLED, wait_for
 from tracefill.calls.asgi import Middleware
 
 SERVERS = {
@@ -214,6 +220,10 @@ def _nothing_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
         assert "Failed to detach" not in running.log.read_text()
 
 
+class TestMiddleware(MiddlewareContract):
+    answered = "200 yes"
+
+
 def test_a_request_is_one_span_below_its_caller(server: Running) -> None:
     response = server.ask("/plain/position?page=2&sig=secret", {"User-Agent": "me"})
     span = server.ended("SERVER", "/plain/position")
@@ -245,68 +255,6 @@ def test_what_the_application_does_after_the_response_is_inside_of_the_span(serv
     span, closed = server.ended("SERVER", "/plain/background"), server.ended("closed", "/plain/background")
     assert closed["parent"] == span["id"]
     assert closed["end"] <= span["end"]
-
-
-def test_a_client_that_has_gone_ends_the_span_and_is_no_error(server: Running) -> None:
-    with socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
-        connection.sendall(f"GET /plain/endless HTTP/1.1\r\nHost: h\r\ntraceparent: {SAMPLED}\r\n\r\n".encode())
-        assert connection.recv(1000)
-    span, closed = server.ended("SERVER", "/plain/endless"), server.ended("closed", "/plain/endless")
-    assert closed["parent"] == span["id"]
-    assert (span["status"], span["exceptions"]) == ("UNSET", [])
-
-
-def test_an_exception_is_recorded_and_passed_on(server: Running) -> None:
-    response = server.ask("/plain/fail")
-    span = server.ended("SERVER", "/plain/fail")
-    assert response.status == 500  # the server's own answer to it
-    assert (span["status"], span["exceptions"], span["attributes"]["error.type"]) == ("ERROR", ["KeyError"], "KeyError")
-
-
-def test_an_exception_after_the_start_of_the_response_is_recorded(server: Running) -> None:
-    with contextlib.suppress(ConnectionError, http.client.HTTPException):
-        server.ask("/plain/fail_late")
-    span = server.ended("SERVER", "/plain/fail_late")
-    assert (span["status"], span["exceptions"]) == ("ERROR", ["KeyError"])
-
-
-def test_an_answer_that_blames_the_server_is_an_error(server: Running) -> None:
-    assert server.ask("/plain/unavailable").status == 503
-    span = server.ended("SERVER", "/plain/unavailable")
-    assert (span["status"], span["exceptions"], span["attributes"]["error.type"]) == ("ERROR", [], "503")
-
-
-def test_hooks_see_the_span(server: Running) -> None:
-    server.ask("/hooked/position")
-    attributes = server.ended("SERVER", "/hooked/position")["attributes"]
-    assert attributes["asked"] == "/hooked/position"
-    assert attributes["answered"] == "200 yes"
-
-
-def test_hooks_that_fail_fail_alone(server: Running) -> None:
-    response = server.ask("/failing/position")
-    span = server.ended("SERVER", "/failing/position")
-    assert (response.status, response.body, span["status"]) == (200, traceparent(span), "UNSET")
-
-
-def test_an_excluded_url_has_no_span_and_keeps_its_caller(server: Running) -> None:
-    before = server.told()
-    assert server.ask("/excluded/position").body == SAMPLED.encode()
-    assert server.told() == before
-    server.ask("/excluded/other")
-    server.ended("SERVER", "/excluded/other")
-
-
-def test_headers_are_captured_and_secrets_are_not(server: Running) -> None:
-    server.ask("/headers/position", {"X-Tenant": "a", "Authorization": "Basic 123", "X-Pin": "4711", "X-Other": "b"})
-    attributes = server.ended("SERVER", "/headers/position")["attributes"]
-    assert {name: value for name, value in attributes.items() if ".header." in name} == {
-        "http.request.header.x-tenant": ["a"],
-        "http.request.header.authorization": ["[REDACTED]"],
-        "http.request.header.x-pin": ["[REDACTED]"],
-        "http.response.header.x-answer": ["yes"],
-        "http.response.header.set-cookie": ["[REDACTED]"],
-    }
 
 
 def test_an_unsampled_caller_costs_no_span_and_no_attribute(server: Running) -> None:
