@@ -19,7 +19,6 @@ import inspect
 import sys
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from datetime import datetime, timezone
 from functools import partial
 from typing import Any
 
@@ -31,6 +30,9 @@ from tracefill._codec import scope
 from tracefill.messages import handling
 from tracefill.messages.amqp_messages import (
     AmqpSource,
+    extract,
+    inject,
+    milliseconds,
     of_properties,
     old_attributes,
     publish_attributes,
@@ -50,20 +52,6 @@ _CONTRIB = "opentelemetry.instrumentation.aio_pika"
 _tracer = Tracer("tracefill.messages.aio_pika")
 _patches = Patches()
 _contrib = Contrib(_CONTRIB, "AioPikaInstrumentor", _tracer)
-
-
-def inject(headers: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A copy of these headers (None: new ones) with the position of now.
-
-    >>> inject({"customer": 7})
-    {'customer': 7}
-    """
-    return dict(with_trace(headers) or {})
-
-
-def extract(message: Any) -> Context:
-    """The Context that a message's headers carry; an empty one when they carry none."""
-    return extract_headers(message.headers or ())
 
 
 def consume(queue: Any, **options: Any) -> AsyncIterator[Any]:
@@ -98,10 +86,7 @@ class _Source(AmqpSource):
         return message.body
 
     def created_ms(self, message: Any) -> float | None:
-        created = message.timestamp
-        if not isinstance(created, datetime):
-            return None
-        return (created if created.tzinfo else created.replace(tzinfo=timezone.utc)).timestamp() * 1000
+        return milliseconds(message.timestamp)
 
     def start(self, message: Any) -> tuple[Context, Span | None]:
         context, span = super().start(message)

@@ -11,16 +11,45 @@ all messages, or that of the message that is being handled. Setting replaces, in
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from typing import Any
 
+from opentelemetry.context import Context
+
+from tracefill._codec import extract as extract_headers
 from tracefill.messages.handling import Republished
 from tracefill.messages.message_spans import Source, is_replaced, trace_headers
 
-__all__ = ["AmqpSource", "of_properties", "old_attributes", "publish_attributes", "shown", "with_trace"]
+__all__ = [
+    "AmqpSource",
+    "extract",
+    "inject",
+    "milliseconds",
+    "of_properties",
+    "old_attributes",
+    "publish_attributes",
+    "shown",
+    "with_trace",
+]
 
 # By the broker, and by aio-pika.
 _MADE_UP = ("amq.gen-", "amq.rabbitmq.reply-to", "amq_")
+
+
+def inject(headers: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """For the clients that hold headers as a dict: a copy of these (None: new ones) with the position of now.
+
+    >>> inject({"customer": 7})
+    {'customer': 7}
+    """
+    return dict(with_trace(headers) or {})
+
+
+def extract(message: Any) -> Context:
+    """The Context that a message's headers carry; an empty one when they carry none."""
+    return extract_headers(message.headers or ())
 
 
 def with_trace(headers: Mapping[str, Any] | None, republished: Republished | None = None) -> Any:
@@ -76,6 +105,17 @@ def of_properties(properties: Any) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value}
 
 
+def milliseconds(timestamp: Any) -> float | None:
+    """A message's timestamp (a datetime, or seconds since the epoch) in milliseconds; None when it has none.
+
+    >>> milliseconds(1.5)
+    1500.0
+    """
+    if isinstance(timestamp, datetime):
+        return (timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=timezone.utc)).timestamp() * 1000
+    return timestamp * 1000 if isinstance(timestamp, (int, float)) else None
+
+
 def old_attributes(destination: str, operation: str | None) -> dict[str, Any]:
     """Contrib's, of conventions 1.11. `operation` None: it is sent."""
     found: dict[str, Any] = {"messaging.destination": destination}
@@ -91,9 +131,9 @@ class AmqpSource(Source):
         self._queue = queue or ""
         self._common = common
 
+    @abstractmethod
     def route(self, message: Any) -> tuple[str, str]:
         """The exchange and the routing key that a message was sent to."""
-        raise NotImplementedError
 
     def destination(self, message: Any) -> str:
         exchange, routing_key = self.route(message)

@@ -13,16 +13,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
 from functools import partial
 from types import FrameType
 from typing import Any
 
-from opentelemetry.context import Context
-
-from tracefill._codec import extract as extract_headers
 from tracefill.messages import handling
-from tracefill.messages.amqp_messages import AmqpSource, publish_attributes, shown, with_trace
+from tracefill.messages.amqp_messages import (
+    AmqpSource,
+    extract,
+    inject,
+    milliseconds,
+    publish_attributes,
+    shown,
+    with_trace,
+)
 from tracefill.messages.message_spans import sending
 from tracefill.spans import Tracer
 from tracefill.wrapping import Patches
@@ -33,20 +37,6 @@ LIBRARIES = ("kombu",)
 
 _tracer = Tracer("tracefill.messages.kombu")
 _patches = Patches()
-
-
-def inject(headers: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A copy of these headers (None: new ones) with the position of now.
-
-    >>> inject({"customer": 7})
-    {'customer': 7}
-    """
-    return dict(with_trace(headers) or {})
-
-
-def extract(message: Any) -> Context:
-    """The Context that a message's headers carry; an empty one when they carry none."""
-    return extract_headers(message.headers or ())
 
 
 def process(message: Any) -> handling.Processing:
@@ -78,10 +68,7 @@ class _Source(AmqpSource):
         return message.body if decoded is None else decoded
 
     def created_ms(self, message: Any) -> float | None:
-        created = (message.properties or {}).get("timestamp")
-        if isinstance(created, datetime):
-            return (created if created.tzinfo else created.replace(tzinfo=timezone.utc)).timestamp() * 1000
-        return created * 1000 if isinstance(created, (int, float)) else None
+        return milliseconds((message.properties or {}).get("timestamp"))
 
     def attributes(self, message: Any) -> dict[str, Any]:
         found: dict[str, Any] = super().attributes(message) | self._common | _of_properties(message.properties or {})

@@ -30,6 +30,7 @@ from tracefill._codec import extract as extract_headers
 from tracefill.messages import handling
 from tracefill.messages.amqp_messages import (
     AmqpSource,
+    milliseconds,
     of_properties,
     old_attributes,
     publish_attributes,
@@ -120,8 +121,7 @@ class _Source(AmqpSource):
         return message.method is None  # nothing came within `inactivity_timeout`
 
     def created_ms(self, message: Any) -> float | None:
-        created_s = message.properties.timestamp
-        return created_s * 1000 if isinstance(created_s, (int, float)) else None
+        return milliseconds(message.properties.timestamp)
 
     def start(self, message: Any) -> tuple[Context, Span | None]:
         context, span = super().start(message)
