@@ -26,6 +26,7 @@ from tracefill.calls.http_spans import (
 )
 from tracefill.calls.http_spans import excluded_urls as url_test
 from tracefill.context import current, extract
+from tracefill.edge import makers
 from tracefill.edge.arrivals import KEY, Arrival, caller
 from tracefill.edge.asgi import ASGIApplication, Edge, Message, Receive, Scope, Send, tasks_wait
 from tracefill.edge.entrances import Serving
@@ -42,6 +43,7 @@ ResponseHook = Callable[[Span, Scope, Message], object]
 class Middleware:
     """The application with a server span around each HTTP request and each websocket connection.
 
+    Where contrib's middleware or instrumentation is within, the span is contrib's, and this does nothing.
     `excluded_urls`: patterns of URLs without a span. `request_hook(span, scope)` is called when the span has begun,
     `response_hook(span, scope, message)` when the response has. `request_headers`, `response_headers`: names of headers to
     record; `secret_headers`: names of those whose values are not to be seen. All but the hooks can also be set by
@@ -63,6 +65,7 @@ class Middleware:
         library: str = "HTTP",
     ) -> None:
         self.app = app
+        self._contribs: tuple[makers.Maker, ...] | None = None
         self._excluded = url_test(library, excluded_urls)
         self._request_hook = request_hook
         self._response_hook = response_hook
@@ -73,6 +76,10 @@ class Middleware:
         kind = asgi_scope["type"]
         if kind != "http" and kind != "websocket":
             return await self.app(asgi_scope, receive, send)
+        if self._contribs is None:
+            self._contribs = makers.contribs(self.app)
+        if self._contribs and any(makes_span() for makes_span in self._contribs):
+            return await self.app(asgi_scope, receive, send)
         met = _tracer.enter(asgi_scope, KEY) if self._excluded is None and not tags.declared() else None
         arrival = met if type(met) is ContextScope else Arrival(met) if met is not None else self._look(asgi_scope)
         if arrival is None:
@@ -82,6 +89,8 @@ class Middleware:
         try:
             return await self.app(asgi_scope, receive, send)
         finally:
+            if met is None:
+                tags.over(current(), None)
             arrival.close()
 
     def _look(self, asgi_scope: Scope) -> Arrival | ContextScope | None:
@@ -112,8 +121,9 @@ class Middleware:
         try:
             if self._request_hook is not None:
                 call_hook(self._request_hook, span, asgi_scope)
-            # FastAPI's own telemetry keeps quiet where it finds this key.
+            # FastAPI's own telemetry and Starlette's keep quiet where they find these keys.
             asgi_scope.setdefault("fastapi.telemetry", None)
+            asgi_scope["starlette.opentelemetry"] = True
             await self.app(arrival.within(asgi_scope), receive, send)
             if is_recording and tasks_wait():
                 await asyncio.sleep(0)
@@ -126,6 +136,7 @@ class Middleware:
             if is_recording:
                 _find_route(asgi_scope)
             asgi_scope.pop("fastapi.telemetry", None)
+            asgi_scope.pop("starlette.opentelemetry", None)
             arrival.over()
             span.end()
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import quote
 
+from opentelemetry.context import Context
 from opentelemetry.trace import Span
 
 from tracefill import tags
@@ -25,8 +26,9 @@ from tracefill.calls.http_spans import (
 )
 from tracefill.calls.http_spans import excluded_urls as url_test
 from tracefill.context import current, extract
+from tracefill.edge import makers
 from tracefill.edge.arrivals import KEY, Arrival, caller
-from tracefill.edge.bodies import covered
+from tracefill.edge.bodies import Over, covered
 from tracefill.edge.entrances import Serving
 from tracefill.edge.wsgi import Edge, Environ, StartResponse, WSGIApplication, path_of
 from tracefill.spans import Tracer
@@ -39,9 +41,14 @@ RequestHook = Callable[[Span, Environ], object]
 ResponseHook = Callable[[Span, Environ, str, list[tuple[str, str]]], object]
 
 
+def _nothing(_: BaseException | None) -> None:
+    pass
+
+
 class Middleware:
     """The application with a server span around each request.
 
+    Where contrib's middleware or instrumentation is within, the span is contrib's, and this does nothing.
     `excluded_urls`: patterns of URLs without a span. `request_hook(span, environ)` is called when the span has begun,
     `response_hook(span, environ, status, headers)` when the response has. `request_headers`, `response_headers`: names of
     headers to record; `secret_headers`: names of those whose values are not to be seen. All but the hooks can also be set by
@@ -63,6 +70,7 @@ class Middleware:
         library: str = "HTTP",
     ) -> None:
         self.app = app
+        self._contribs: tuple[makers.Maker, ...] | None = None
         self._excluded = url_test(library, excluded_urls)
         self._request_hook = request_hook
         self._response_hook = response_hook
@@ -70,6 +78,10 @@ class Middleware:
         self._response_headers = header_capture("server", "response", response_headers, secret_headers)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        if self._contribs is None:
+            self._contribs = makers.contribs(self.app)
+        if self._contribs and any(makes_span() for makes_span in self._contribs):
+            return self.app(environ, start_response)
         met = _tracer.enter(environ, KEY) if self._excluded is None and not tags.declared() else None
         if type(met) is Scope:
             return self._pass(environ, start_response, met)
@@ -87,12 +99,19 @@ class Middleware:
             context = tags.received(extract(environ, base), environ, path_of(environ))
         if _tracer.records(context) and not (self._excluded is not None and self._excluded(_url(environ))):
             return self._record(environ, start_response, arrival or Arrival(context))
-        return self._pass(environ, start_response, enter_scope(context))
+        over = _tags_over(context) if tags.declared() else _nothing
+        return self._pass(environ, start_response, enter_scope(context), over)
 
-    def _pass(self, environ: Environ, start_response: StartResponse, opened: Scope) -> Iterable[bytes]:
+    def _pass(
+        self, environ: Environ, start_response: StartResponse, opened: Scope, over: Over = _nothing
+    ) -> Iterable[bytes]:
         try:
             body = self.app(environ, start_response)
-            return body if type(body) is list else covered(body, environ, current(), _nothing)
+        except BaseException as error:
+            over(error)
+            raise
+        else:
+            return body if type(body) is list and over is _nothing else covered(body, environ, current(), over)
         finally:
             opened.close()
 
@@ -175,8 +194,8 @@ def routed(environ: Environ, route: str) -> None:
         arrival.routed(span_name(environ["REQUEST_METHOD"], route), route)
 
 
-def _nothing(_: BaseException | None) -> None:
-    pass
+def _tags_over(context: Context) -> Over:
+    return lambda _: tags.over(context, None)
 
 
 def _url(environ: Environ) -> str:

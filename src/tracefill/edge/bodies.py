@@ -14,7 +14,7 @@ from opentelemetry.context import Context
 
 from tracefill.context import current, scope
 
-__all__ = ["Body", "covered"]
+__all__ = ["Body", "Over", "covered"]
 
 Over = Callable[[BaseException | None], None]
 

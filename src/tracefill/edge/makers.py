@@ -1,6 +1,7 @@
 """Who makes the server span of an application: found by a look at its layers, before the first request.
 
 Frameworks and contrib's instrumentations that make one are left to it: theirs is adopted (see adoption.py), never doubled.
+Where a program has put tracefill's own Middleware around them, frameworks are told to make none; contrib can not be told.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from tracefill.wrapping import contrib_active
 
-__all__ = ["Maker", "framework", "has_middleware", "layers", "others"]
+__all__ = ["Maker", "contribs", "framework", "has_middleware", "layers", "others"]
 
 #: Tells whether somebody makes the server span now: instrumentations are switched on and off, providers are set late.
 Maker = Callable[[], bool]
@@ -21,6 +22,7 @@ _INNER = ("app", "wsgi", "wsgi_app", "application", "asgi", "_app", "_applicatio
 _MOST_LAYERS = 64
 
 _CONTRIB = "opentelemetry.instrumentation."
+_STARLETTES_OWN = "starlette.middleware.opentelemetry.OpenTelemetryMiddleware"
 
 
 def layers(app: Any) -> Iterator[Any]:
@@ -33,16 +35,18 @@ def layers(app: Any) -> Iterator[Any]:
 
 
 def others(app: Any) -> tuple[Maker, ...]:
-    """Tests of all within the application that may make a server span; most applications have none, and none is asked for
-    where tracefill's own Middleware stands before it."""
-    found = []
+    """Tests of all within the application that may make a server span; most applications have none."""
+    found: list[Maker | None] = []
+    is_silenced = False
     for layer in layers(app):
-        if _is_ours(layer):
-            break
-        maker = _maker(layer)
-        if maker is not None:
-            found.append(maker)
-    return tuple(found)
+        is_silenced = is_silenced or _is_ours(layer)
+        found += [_contrib(layer), None if is_silenced else _framework(layer)]
+    return tuple(maker for maker in found if maker is not None)
+
+
+def contribs(app: Any) -> tuple[Maker, ...]:
+    """Those of them that are contrib's."""
+    return tuple(maker for maker in map(_contrib, layers(app)) if maker is not None)
 
 
 def has_middleware(app: Any) -> bool:
@@ -91,20 +95,26 @@ def _enclosed(app: Any) -> Any:
 
 
 def _kinds(layer: Any) -> set[str]:
-    # By __class__, which a weak proxy has of what it stands for.
-    return {f"{kind.__module__}.{kind.__qualname__}" for kind in layer.__class__.__mro__}
+    return _names(layer.__class__)  # which a weak proxy has of what it stands for
 
 
-def _maker(layer: Any) -> Maker | None:
+def _names(kind: Any) -> set[str]:
+    return {f"{each.__module__}.{each.__qualname__}" for each in getattr(kind, "__mro__", ())}
+
+
+def _contrib(layer: Any) -> Maker | None:
     kinds = _kinds(layer)
     if any(kind.startswith(_CONTRIB) and kind.endswith(".OpenTelemetryMiddleware") for kind in kinds):
         return _always
-    if "starlette.middleware.opentelemetry.OpenTelemetryMiddleware" in kinds:
+    return next((functools.partial(maker, layer) for kind, maker in _INSTRUMENTED.items() if kind in kinds), None)
+
+
+def _framework(layer: Any) -> Maker | None:
+    """What Starlette and FastAPI make without contrib."""
+    kinds = _kinds(layer)
+    if _STARLETTES_OWN in kinds:
         return _always
-    for kind, maker in _FRAMEWORKS.items():
-        if kind in kinds:
-            return functools.partial(maker, layer)
-    return None
+    return functools.partial(_native, layer) if "starlette.applications.Starlette" in kinds else None
 
 
 def _always() -> bool:
@@ -117,9 +127,14 @@ def _flagged(app: Any) -> bool:
 
 
 def _starlette(app: Any) -> bool:
-    if _flagged(app):
-        return True
-    if any(getattr(entry.cls, "__name__", "") == "OpenTelemetryMiddleware" for entry in app.user_middleware):
+    return _flagged(app) or any(
+        getattr(entry.cls, "__module__", "").startswith(_CONTRIB) and entry.cls.__name__ == "OpenTelemetryMiddleware"
+        for entry in app.user_middleware
+    )
+
+
+def _native(app: Any) -> bool:
+    if any(_STARLETTES_OWN in _names(entry.cls) for entry in app.user_middleware):
         return True
     native = getattr(app, "_native_telemetry", None)  # FastAPI's own
     return native is not None and bool(native.config.get("tracing")) and native.enabled()
@@ -136,7 +151,7 @@ _NAMES = {
     "django.core.handlers.base.BaseHandler": "DJANGO",
 }
 
-_FRAMEWORKS: dict[str, Callable[[Any], bool]] = {
+_INSTRUMENTED: dict[str, Callable[[Any], bool]] = {
     "flask.app.Flask": _flagged,
     "starlette.applications.Starlette": _starlette,
     "django.core.handlers.wsgi.WSGIHandler": _django,
