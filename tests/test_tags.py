@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import json
 import logging
 import re
@@ -657,6 +658,28 @@ class TestTwoServices:
             assert (span.attributes["tenant_id"], span.attributes["biz_id"]) == ("a", "7")
 
 
+def called_without_gateway(kind: str, traceparent: str, work: Any = lambda: None) -> None:
+    """One request to a bare Middleware; what the work has set is gone afterwards."""
+
+    def wsgi_app(_: Any, start_response: Any) -> list[bytes]:
+        work()
+        return [b"done"]
+
+    async def asgi_app(_: Any, receive: Any, send: Any) -> None:
+        work()
+
+    def call() -> None:
+        if kind == "wsgi":
+            environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "HTTP_TRACEPARENT": traceparent}
+            list(calls_wsgi.Middleware(wsgi_app)(environ, lambda *_: None))
+        else:
+            headers = [(b"traceparent", traceparent.encode())]
+            scope = {"type": "http", "method": "GET", "path": "/", "headers": headers}
+            asyncio.run(calls_asgi.Middleware(asgi_app)(scope, None, None))
+
+    contextvars.copy_context().run(call)
+
+
 class TestRequired:
     def test_a_missing_one_is_counted_and_complained_about_once_a_minute(
         self, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
@@ -676,6 +699,15 @@ class TestRequired:
         list(app(dict(environ), lambda *_: None))
         complaints = [record.getMessage() for record in caplog.records if record.name == "tracefill"]
         assert complaints[1:] == ["the required tag 'tenant_id' is missing; 4 requests came without it so far"]
+
+    @pytest.mark.parametrize("traceparent", [SAMPLED, UNSAMPLED])
+    @pytest.mark.parametrize("kind", ["wsgi", "asgi"])
+    def test_a_missing_one_counts_without_a_gateway_and_without_a_span(self, kind: str, traceparent: str) -> None:
+        tags.declare(Tag("customer", context=customer, required=True))
+        called_without_gateway(kind, traceparent)
+        assert tags.counts() == {("customer", "missing"): 1}
+        called_without_gateway(kind, traceparent, lambda: customer.set("late"))
+        assert tags.counts() == {("customer", "missing"): 1}
 
     def test_one_that_is_found_on_the_way_is_not_missing(self) -> None:
         tags.declare(Tag("customer", context=customer, required=True))
