@@ -159,11 +159,11 @@ def _checked(names: Iterable[str], available: dict[str, Any]) -> set[str]:
 def _switch_on(name: str, module: ModuleType) -> None:
     libraries: Sequence[str] = getattr(module, "LIBRARIES", ())
     absent = [library for library in libraries if library not in sys.modules]
-    if libraries and len(absent) == len(libraries):
+    is_none_there = bool(libraries) and len(absent) == len(libraries)
+    if is_none_there or getattr(module, "EACH", False):
         for library in absent:
-            _waiting.setdefault(library, []).append((name, module))
-        if _finder not in sys.meta_path:
-            sys.meta_path.insert(0, _finder)
+            _wait_for(library, name, module)
+    if is_none_there:
         return
     if hasattr(module, "same_as_here"):
         vars(module).update(same_as_here=same_as_here)
@@ -172,14 +172,23 @@ def _switch_on(name: str, module: ModuleType) -> None:
     except Exception:  # a library of a version that we do not know must not keep the program from starting
         _logger.warning("%s could not be switched on and is left as it was", name, exc_info=True)
         module.unpatch()
+        _on.pop(name, None)
         return
     _on[name] = module
+
+
+def _wait_for(library: str, name: str, module: ModuleType) -> None:
+    waiting = _waiting.setdefault(library, [])
+    if (name, module) not in waiting:
+        waiting.append((name, module))
+    if _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)
 
 
 def _imported(library: str) -> None:
     with _lock:
         for name, module in _waiting.pop(library, ()):
-            if name not in _on:
+            if name not in _on or getattr(module, "EACH", False):
                 _switch_on(name, module)
 
 
