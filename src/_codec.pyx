@@ -48,6 +48,7 @@ cdef extern from "_cpython.h":
     int tf_lowest_bit(unsigned bits)
     unsigned tf_name_length(PyObject* name)
     object tf_new(object type, object no_arguments)
+    object tf_new_object(PyTypeObject* type)
     int tf_set_type_attribute(object owner, object name, PyObject* value) except -1
     PyObject* tf_kept_alloc(PyTypeObject* type, Py_ssize_t items)
     void tf_kept_free(void* block)
@@ -1269,14 +1270,17 @@ cdef object new_span_context(_RemoteSpan of):
     cdef object flags = FLAGS[of.flags]
     cdef object state = DEFAULT_TRACE_STATE if of.trace_state is None else new_trace_state(of.trace_state)
     cdef object valid = of.span != 0 and (of.trace_high | of.trace_low) != 0
-    cdef PyObject* made
-    cdef Py_ssize_t i
     if not span_context_is_six:
         return SpanContext(trace_id, span_id, True, flags, state)
-    made = span_context_type.tp_alloc(span_context_type, 6)
+    return six(trace_id, span_id, True, flags, state, valid)
+
+cdef inline object six(trace_id, span_id, is_remote, flags, state, valid):
+    """The SpanContext of these, past its constructor, which would check them again."""
+    cdef PyObject* made = span_context_type.tp_alloc(span_context_type, 6)
+    cdef Py_ssize_t i
     if made == NULL:
         raise MemoryError
-    for i, item in enumerate((trace_id, span_id, True, flags, state, valid)):
+    for i, item in enumerate((trace_id, span_id, is_remote, flags, state, valid)):
         Py_INCREF(item)
         PyTuple_SET_ITEM(made, i, <PyObject*>item)
     context = <object>made
@@ -2994,6 +2998,152 @@ cdef class Gate:
             self.provider, self.has_met = <PyObject*>provider, True
         state = state_in(context)
         return not (state & suppressed_bit or state & denied_bit and self.follows_parent)
+
+cdef class SpanStart:
+    """What the `start_span` of an SDK tracer does, without a call for each of its steps; the spans are the SDK's own.
+
+    Made by tracefill.sdk_spans, which knows the classes of the SDK (`parts`). Whatever is out of the ordinary is left to the
+    tracer: a Context of somebody else's class, a parent that is no SpanContext, a tracer that was switched off.
+    """
+    cdef object tracer, ask, Span, Attributes, List, ParentBased, StaticSampler, sampled_decision, unset, lock, deque, time_ns
+
+    def __init__(self, tracer, parts):
+        ready()
+        self.tracer = tracer
+        self.ask = tracer.start_span
+        self.Span, self.Attributes, self.List = parts.Span, parts.BoundedAttributes, parts.BoundedList
+        self.ParentBased, self.StaticSampler = parts.ParentBased, parts.StaticSampler
+        self.sampled_decision, self.unset = parts.RECORD_AND_SAMPLE, parts.UNSET
+        self.lock, self.deque, self.time_ns = parts.Lock, parts.deque, parts.time_ns
+
+    def __call__(self, name, context, kind, attributes, links, start_time_ns):
+        """The span, which is started; not recording where the sampler says so. An exception does not end up on it by itself."""
+        cdef object parent = None, where = current() if context is None else context
+        if (
+            not span_context_is_six or type(where) is not Context or attributes is not None and type(attributes) is not dict
+            or not self.tracer._tracer_config.is_enabled
+        ):
+            return self.asked(name, context, kind, attributes, links, start_time_ns)
+        above = value_in(where, span_key)
+        if above is not None:
+            parent = above.get_span_context() if type(above) is RemoteSpan else span_context_in(above)
+            if type(parent) is not SpanContext:
+                return self.asked(name, context, kind, attributes, links, start_time_ns)
+            if not (<tuple>parent)[5]:
+                parent = None
+        return self.begun(name, context, parent, kind, attributes, links or (), start_time_ns)
+
+    def unstarted(self):
+        """A span as it is before it starts, to be compared."""
+        return self.new_span("", None, None, None, None, (), None)
+
+    cdef object asked(self, name, context, kind, attributes, links, start_time_ns):
+        return self.ask(name, context, kind, attributes, links, start_time_ns, record_exception=False)
+
+    cdef object begun(self, name, context, parent, kind, attributes, links, start_time_ns):
+        cdef object tracer = self.tracer, ids = tracer.id_generator, trace_id, state = None, given = attributes
+        cdef int flags
+        if parent is None:
+            trace_id = ids.generate_trace_id()
+        else:
+            trace_id = (<tuple>parent)[0]
+        decision = self.known_decision(tracer.sampler, parent)
+        if decision is not None:
+            state = None if parent is None else (<tuple>parent)[4]
+        else:
+            result = tracer.sampler.should_sample(context, trace_id, name, kind, attributes, links)
+            decision, given, state = result.decision, result.attributes, result.trace_state
+        flags = 1 if decision is self.sampled_decision or decision.is_sampled() else 0
+        if ids.is_trace_id_random() if parent is None else (<tuple>parent)[3] & 2:
+            flags |= 2
+        held = started_span_context(trace_id, ids.generate_span_id(), flags, state)
+        ended = tracer._tracer_metrics.start_span(parent, decision)
+        if decision is not self.sampled_decision and not decision.is_recording():
+            return NonRecordingSpan(held)
+        span = self.new_span(name, held, parent, kind, given, links, ended)
+        span._start_time = self.time_ns() if start_time_ns is None else start_time_ns
+        tracer.span_processor.on_start(span, parent_context=context)
+        return span
+
+    cdef object known_decision(self, sampler, parent):
+        """What the sampler would say, where that needs no asking; None where it does."""
+        if type(sampler) is self.ParentBased:
+            if parent is None:
+                sampler = sampler._root
+            elif not (<tuple>parent)[3] & 1:
+                return None
+            else:
+                sampler = sampler._remote_parent_sampled if (<tuple>parent)[2] else sampler._local_parent_sampled
+        if type(sampler) is self.StaticSampler and sampler._decision is self.sampled_decision:
+            return self.sampled_decision
+        return None
+
+    cdef object new_span(self, name, held, parent, kind, attributes, links, ended):
+        cdef object tracer = self.tracer, limits = tracer._span_limits, span = new_object(self.Span)
+        span._name = name
+        span._context = held
+        span._kind = kind
+        span._instrumentation_info = tracer.instrumentation_info
+        span._instrumentation_scope = tracer._instrumentation_scope
+        span._parent = parent
+        span._start_time = None
+        span._end_time = None
+        span._attributes = self.new_attributes(attributes, limits)
+        span._events = self.new_list(limits.max_events)
+        span._resource = tracer.resource
+        span._status = self.unset
+        span._sampler = tracer.sampler
+        span._trace_config = None
+        span._record_exception = False
+        span._set_status_on_exception = True
+        span._span_processor = tracer.span_processor
+        span._limits = limits
+        span._lock = self.lock()
+        span._links = span._new_links(links) if links else self.new_list(limits.max_links)
+        span._record_end_metrics = ended
+        return span
+
+    cdef object new_attributes(self, given, limits):
+        cdef object most = limits.max_span_attributes, longest = limits.max_span_attribute_length
+        given = dict(given) if given else {}
+        if given and (longest is not None or most is not None and len(given) > most or not is_clean(given)):
+            return self.Attributes(most, given, immutable=False, max_value_len=longest)
+        made = new_object(self.Attributes)
+        made._dict = given
+        made.maxlen = most
+        made.dropped = 0
+        made.max_value_len = longest
+        made._lock = self.lock()
+        made._immutable = False
+        return made
+
+    cdef object new_list(self, most):
+        made = new_object(self.List)
+        made.dropped = 0
+        made._dq = self.deque(maxlen=most)
+        made._lock = self.lock()
+        return made
+
+cdef inline object new_object(object kind):
+    return tf_new_object(<PyTypeObject*>kind)
+
+cdef bint is_clean(dict attributes) except -1:
+    """True when the SDK would keep each of them as it is."""
+    for key, value in attributes.items():
+        if type(key) is not str or not key:
+            return False
+        if type(value) is not str and type(value) is not int and type(value) is not bool and type(value) is not float:
+            return False
+    return True
+
+cdef object started_span_context(object trace_id, object span_id, int flags, object state):
+    cdef uint64_t trace_high, trace_low, high, low
+    if (
+        not tf_read128(<PyObject*>trace_id, &trace_high, &trace_low) or not trace_high | trace_low
+        or not tf_read128(<PyObject*>span_id, &high, &low) or high or not low
+    ):
+        return SpanContext(trace_id, span_id, False, FLAGS[flags], state)
+    return six(trace_id, span_id, False, FLAGS[flags], DEFAULT_TRACE_STATE if state is None else state, True)
 
 def find_header(headers, bytes name not None):
     """The value of a header of an ASGI scope (names in lower case), its lines joined by commas as in WSGI.

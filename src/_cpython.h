@@ -217,6 +217,14 @@ static inline PyObject *tf_new(PyObject *type, PyObject *no_arguments) {
     return ((PyTypeObject *)type)->tp_new((PyTypeObject *)type, no_arguments, NULL);
 }
 
+/* object.__new__: past the `__new__` of a class that has one. */
+static inline PyObject *tf_new_object(PyTypeObject *type) {
+    PyObject *none = PyTuple_New(0);
+    PyObject *made = none != NULL ? PyBaseObject_Type.tp_new(type, none, NULL) : NULL;
+    Py_XDECREF(none);
+    return made;
+}
+
 /* type.__setattr__ (or __delattr__, with NULL) without its refusal for classes that are marked immutable. Such a class differs
  * from others in nothing else: its methods are looked up in the same way, and the look-up's caches are told. */
 static inline int tf_set_type_attribute(PyObject *owner, PyObject *name, PyObject *value) {

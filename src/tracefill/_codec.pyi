@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Any, Final, Generic, Literal, ParamSpec, SupportsIndex, TypeVar, final, overload
 
 from opentelemetry.context import Context
-from opentelemetry.trace import Span, TraceState
+from opentelemetry.trace import Link, Span, SpanKind, TraceState
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -225,6 +225,24 @@ class Gate:
 
 def state_of(context: Context | None = None) -> int:
     """DENIED (the span is not sampled) and SUPPRESSED (instrumentation is asked to keep quiet) bits of a context."""
+
+class SpanStart:
+    """What the `start_span` of an SDK tracer does; made by tracefill.sdk_spans."""
+
+    def __init__(self, tracer: Any, parts: Any) -> None: ...
+    def __call__(
+        self,
+        name: str,
+        context: Context | None,
+        kind: SpanKind,
+        attributes: Mapping[str, Any] | None,
+        links: Sequence[Link],
+        start_time_ns: int | None,
+    ) -> Span:
+        """The span, which is started; not recording where the sampler says so."""
+
+    def unstarted(self) -> Span:
+        """A span as it is before it starts, to be compared."""
 
 def find_header(headers: object, name: bytes) -> bytes | None:
     """The value of a header of an ASGI scope (names in lower case), its lines joined by commas; None when there is none.

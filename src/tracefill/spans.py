@@ -20,6 +20,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext, SpanKind, Status, StatusCode
 
 from tracefill import _codec
+from tracefill.sdk_spans import starter
 
 __all__ = ["SpanScope", "Tracer", "link_to", "suppressed"]
 
@@ -36,18 +37,18 @@ class Tracer(_codec.Gate):
     begun in this context (default: of now) is sure to be dropped, or instrumentation is suppressed.
     """
 
-    __slots__ = ("_provider", "_tracer", "name")
+    __slots__ = ("_provider", "_start", "name")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._provider: object = None
-        self._tracer: Any = None
+        self._start: Any = None
 
     def meet(self, provider: object) -> bool:
         """There is another provider now. True when its sampler never records a span whose parent says no."""
         from tracefill import __version__
 
-        self._tracer = trace.get_tracer(self.name, __version__)
+        self._start = starter(trace.get_tracer(self.name, __version__))
         self._provider = provider
         return _follows_parent(provider)
 
@@ -77,9 +78,7 @@ class Tracer(_codec.Gate):
         start_time_ns: int | None = None,
     ) -> Span:
         """As `start`, for who has just asked `records()` and was told yes."""
-        span: Span = self._tracer.start_span(
-            name, context, _KINDS[kind], attributes, links, start_time_ns, record_exception=False
-        )
+        span: Span = self._start(name, context, _KINDS[kind], attributes, links, start_time_ns)
         return span
 
     def scope(

@@ -12,6 +12,7 @@ import logging
 import sys
 from typing import Any
 
+from tracefill.sdk_spans import starter
 from tracefill.spans import Tracer
 from tracefill.wrapping import contrib_active
 
@@ -112,7 +113,8 @@ class _Theirs(Tracer):
 
     def __init__(self, given: Any) -> None:
         super().__init__("contrib")
-        self.given = self._tracer = given
+        self.given = given
+        self._start = starter(given)
 
     def meet(self, provider: object) -> bool:
         """Stays contrib's, whatever the global provider is; its sampler is asked for each span, as contrib does."""
