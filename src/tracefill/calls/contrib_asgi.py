@@ -11,6 +11,7 @@ from typing import Any
 
 from tracefill.calls.asgi_spans import serving
 from tracefill.edge.adoption import adopt_contrib
+from tracefill.edge.announcements import HEARD, hearing
 from tracefill.edge.arrivals import KEY
 from tracefill.wrapping import Patches
 
@@ -23,7 +24,9 @@ _patches = Patches()
 
 def patch() -> None:
     adopt_contrib(_patches, LIBRARIES[0])
-    _patches.wrap(sys.modules[LIBRARIES[0]].OpenTelemetryMiddleware, "__call__", _call)
+    middleware = sys.modules[LIBRARIES[0]].OpenTelemetryMiddleware
+    _patches.wrap(middleware, "__call__", _call)
+    _patches.wrap(middleware, "_get_otel_receive", _get_otel_receive)
 
 
 def unpatch() -> None:
@@ -39,3 +42,13 @@ def _call(original: Any) -> Callable[..., Any]:
             await serving.entered(self, original)(asgi_scope, receive, send)
 
     return call
+
+
+def _get_otel_receive(original: Any) -> Callable[..., Any]:
+    def get(self: Any, server_span_name: Any, asgi_scope: Any, receive: Any) -> Any:
+        received = original(self, server_span_name, asgi_scope, receive)
+        heard = asgi_scope.get(HEARD)
+        # Contrib's span of the receiving ends with it, and takes the message's context along.
+        return received if heard is None else hearing(heard, received, heard.enter)
+
+    return get

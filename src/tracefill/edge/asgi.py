@@ -12,6 +12,7 @@ from tracefill import tags
 from tracefill._codec import find_header
 from tracefill.context import extract, scope
 from tracefill.edge import makers, root_ids
+from tracefill.edge.announcements import listen
 from tracefill.edge.arrivals import KEY, Arrival, caller, further_in
 
 __all__ = [
@@ -57,18 +58,21 @@ class Edge:
         self.app = app
         self.spanned = spanned or app
         self._reached = reached
+        self._shuns = getattr(self.spanned, "shuns", _shuns_none)
         self._others = others
 
     async def __call__(self, asgi_scope: Scope, receive: Receive, send: Send) -> None:
         base, served = (None, False) if self._reached else caller()
         if self._others is None:
             self._others = makers.others(self.app)
-        others = any(makes_span() for makes_span in self._others)
+        others = any(makes_span() for makes_span in self._others) and not self._shuns(asgi_scope)
         # Within an open span, others make none of their own for a server.
         if asgi_scope["type"] not in REQUESTS or KEY in asgi_scope or served or (others and base is not None):
             await self.app(asgi_scope, receive, send)
             return
         asgi_scope, arrival = self._meet(asgi_scope, base, others)
+        if asgi_scope["type"] == "websocket":
+            receive, send = listen(asgi_scope, receive, send)
         try:
             with scope(arrival.for_others() if others else arrival.context):
                 app = self.app if others else self.spanned
@@ -103,6 +107,10 @@ def tasks_wait() -> bool:
     child is younger than the end of its parent."""
     loop = asyncio._get_running_loop()
     return loop is not None and bool(getattr(loop, "_ready", True))  # asyncio's own loop tells
+
+
+def _shuns_none(_: Scope) -> bool:
+    return False
 
 
 def _answering(send: Send, arrival: Arrival) -> Send:
