@@ -3,12 +3,10 @@
 import asyncio
 import contextlib
 import http.client
-import http.server
 import io
 import threading
 import urllib.request
 import xmlrpc.client
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection as ConnectionImportedBefore
 from typing import Any
@@ -26,6 +24,7 @@ from opentelemetry.propagate import extract
 from requests import get as requests_get_imported_before
 
 from tests.boundaries import Program, boundary
+from tests.boundaries.http_service import address, service
 
 CONTRIB = [
     "opentelemetry.instrumentation.requests:RequestsInstrumentor",
@@ -34,54 +33,6 @@ CONTRIB = [
     "opentelemetry.instrumentation.urllib3:URLLib3Instrumentor",
     "opentelemetry.instrumentation.urllib:URLLibInstrumentor",
 ]
-
-
-@contextlib.contextmanager
-def service(b: Program) -> Iterator[str]:
-    """Its far span is named after the path: `/a` does `far a`. `/redirect/a` leads to `/a`, `/flaky/a` fails once."""
-    failed: set[str] = set()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            if len(self.headers.get_all("traceparent") or ()) > 1:
-                b.leak("two traceparent headers")
-            *kind, key = self.path.strip("/").split("/")
-            if kind == ["redirect"]:
-                self.send_response(307)
-                self.send_header("Location", "/" + key)
-            elif kind == ["flaky"] and key not in failed:
-                failed.add(key)
-                self.send_response(503)
-            else:
-                token = otel_context.attach(extract({k.lower(): v for k, v in self.headers.items()}))
-                b.far(key)
-                otel_context.detach(token)
-                self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        do_POST = do_GET
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def address(url: str) -> str:
-    return url.removeprefix("http://")
 
 
 @boundary("requests")

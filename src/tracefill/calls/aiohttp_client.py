@@ -65,18 +65,18 @@ _sending: contextvars.ContextVar[_Sending | None] = contextvars.ContextVar("trac
 
 def _request(original: Any) -> Callable[..., Any]:
     async def request(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if _is_contribs(self):
-            return await original(self, *args, **kwargs)
-        sending = _Sending()
+        sending = None if _is_contribs(self) else _Sending()
         token = _sending.set(sending)
         try:
             response = await original(self, *args, **kwargs)
         except BaseException as error:
-            sending.end(None if hasattr(error, "request_info") and hasattr(error, "status") else error)
+            if sending is not None:
+                sending.end(None if hasattr(error, "request_info") and hasattr(error, "status") else error)
             raise
         finally:
             _sending.reset(token)
-        sending.end()
+        if sending is not None:
+            sending.end()
         return response
 
     return request

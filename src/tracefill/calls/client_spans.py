@@ -45,12 +45,13 @@ from tracefill.wrapping import contrib_active
 __all__ = ["Call", "Client", "in_progress", "take_off_stale", "unmark"]
 
 _CALL = "tracefill-http-call"
+_COVERING = "tracefill-http-covering"
 # Contrib's clients keep quiet below one another by this key of OpenTelemetry's.
 _SUPPRESS_HTTP: str = getattr(otel_context, "_SUPPRESS_HTTP_INSTRUMENTATION_KEY", "suppress_http_instrumentation")
 
 _AUTHORITY = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://(?:[^/?#]*@)?([^/?#]*)")
 _PLAIN_AUTHORITY = re.compile(r"(?:[^@\\\s]*@)?[^@\\\s]+")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 _VERSIONS = {9: "0.9", 10: "1.0", 11: "1.1", 20: "2"}
 
 
@@ -84,12 +85,18 @@ class Client:
         outer = current() if context is None else context
         if not self.takes(outer) or (self._excluded is not None and self._excluded(url)):
             return None
+        covering = outer.get(_COVERING)
+        if isinstance(covering, Call) and not covering.is_over:
+            if covering.is_of(method, url):
+                return None
+            if trace.get_current_span(outer) is covering.span:
+                outer = covering.outer
         span = None
         if self._tracer.records(outer):
             span = self._tracer.start(
                 span_name(method), "client", outer, lambda: self._attributes(method, url, headers, resends)
             )
-        return Call(self, outer, span, resends, url, headers)
+        return Call(self, outer, span, resends, method, url, headers)
 
     def takes(self, context: Context | None = None) -> bool:
         """False where requests sent in this context (default: of now) belong to a call of another library, or to nobody."""
@@ -110,11 +117,23 @@ class Client:
         if call is not None:
             return call.outer
         context = current()
-        if context.get(_SUPPRESS_HTTP) and self._contrib is not None and self.contrib_active:
-            made_by = getattr(trace.get_current_span(context), "instrumentation_scope", None)
-            if made_by is not None and made_by.name == self._contrib[0]:
-                return Context({key: value for key, value in context.items() if key != _SUPPRESS_HTTP})
+        if context.get(_SUPPRESS_HTTP) and self._is_in_contribs(context):
+            return Context({key: value for key, value in context.items() if key != _SUPPRESS_HTTP})
         return None
+
+    def contribs_context(self) -> Context | None:
+        """The context for code of the library's that the user's has come back to from there; None: the one of now."""
+        context = current()
+        if not context.get(_SUPPRESS_HTTP) and self._is_in_contribs(context):
+            return Context({**context, _SUPPRESS_HTTP: True})
+        return None
+
+    def _is_in_contribs(self, context: Context) -> bool:
+        """True in the middle of a call that contrib traces."""
+        if self._contrib is None or not self.contrib_active:
+            return False
+        made_by = getattr(trace.get_current_span(context), "instrumentation_scope", None)
+        return made_by is not None and bool(made_by.name == self._contrib[0])
 
     def _attributes(self, method: str, url: str, headers: Any, resends: int) -> dict[str, Any]:
         attributes = method_attributes(method)
@@ -135,11 +154,12 @@ class Client:
 class Call:
     """One request and its answer. `outer` is the context of the caller, `inside` that in which the library works."""
 
-    __slots__ = ("_given", "_scope", "_url", "client", "inside", "is_over", "outer", "resends", "span")
+    __slots__ = ("_given", "_method", "_scope", "_url", "client", "inside", "is_over", "outer", "resends", "span")
 
     def __init__(
-        self, client: Client, outer: Context, span: Span | None, resends: int, url: str, given: Any = ()
+        self, client: Client, outer: Context, span: Span | None, resends: int, method: str, url: str, given: Any = ()
     ) -> None:
+        self._method = method
         self._url = url
         self._given = given
         self.client = client
@@ -151,6 +171,14 @@ class Call:
         if client.carried_by:
             self.inside = Context({**self.inside, _CALL: self, _SUPPRESS_HTTP: True})
         self._scope: Scope | None = None
+
+    def cover(self) -> None:
+        """It may ride on anything: what sends the very same within it stands for the same request, and the rest is beside it."""
+        self.inside = Context({**self.inside, _COVERING: self})
+
+    def is_of(self, method: str, url: str) -> bool:
+        """True when this is the request that somebody is about to send."""
+        return (method, url) == (self._method, self._url)
 
     def inject(self, headers: Any, *, follows: bool = False) -> None:
         """Writes the position of this request, its tags as far as they may go to this host, and the request id where the

@@ -4,7 +4,7 @@
     httpx.get("http://shop/orders")                         # clients that exist already do the same, whatever their transport
 
 A redirect is another span, beside the first. With contrib's instrumentation on, only transports that it does not know (ASGI,
-WSGI, mocks) are traced here.
+WSGI, mocks) are traced here; requests by a transport of your own carry the context, whatever it rides on.
 Without install(): `headers = {}; inject(headers); httpx.get(url, headers=headers)`.
 """
 
@@ -46,7 +46,7 @@ def _send(original: Any) -> Callable[..., Any]:
     def send(self: Any, request: Any) -> Any:
         call = _begin(self, request)
         if call is None:
-            return original(self, request)
+            return original(self, _left_alone(self, request))
         with call:
             response = original(self, _with_headers(request, call))
             call.responded(response.status_code, _VERSIONS.get(response.http_version), response.headers.multi_items())
@@ -59,7 +59,7 @@ def _send_async(original: Any) -> Callable[..., Any]:
     async def send(self: Any, request: Any) -> Any:
         call = _begin(self, request)
         if call is None:
-            return await original(self, request)
+            return await original(self, _left_alone(self, request))
         with call:
             response = await original(self, _with_headers(request, call))
             call.responded(response.status_code, _VERSIONS.get(response.http_version), response.headers.multi_items())
@@ -78,18 +78,21 @@ def _build_redirect_request(original: Any) -> Callable[..., Any]:
 
 
 def _begin(client: Any, request: Any) -> Call | None:
-    if _is_contribs(client, request):
+    transport = client._transport_for_url(request.url)
+    if _is_contribs(client, transport):
         return None
-    return _client.begin(
+    call = _client.begin(
         request.method, str(request.url), request.headers.multi_items(), resends=getattr(request, _RESENDS, 0)
     )
+    if call is not None and _is_users(transport):
+        call.cover()
+    return call
 
 
-def _is_contribs(client: Any, request: Any) -> bool:
+def _is_contribs(client: Any, transport: Any) -> bool:
     """True when contrib traces this client, or the transport that the request takes."""
     if getattr(client, "_is_instrumented_by_opentelemetry", False):
         return True
-    transport = client._transport_for_url(request.url)
     if type(transport).__module__.startswith("opentelemetry."):
         return True
     if not contrib_active("opentelemetry.instrumentation.httpx", "HTTPXClientInstrumentor"):
@@ -99,10 +102,35 @@ def _is_contribs(client: Any, request: Any) -> bool:
     return not isinstance(transport, (httpx.ASGITransport, httpx.WSGITransport, httpx.MockTransport))
 
 
+def _is_users(transport: Any) -> bool:
+    """True for a transport of which nobody knows what it rides on."""
+    return type(transport).__module__.partition(".")[0] not in ("httpx", "opentelemetry")
+
+
+def _left_alone(client: Any, request: Any) -> Any:
+    """A request that is not for us to trace. Contrib traces a transport of the user's only where it rides on one of httpx's:
+    on anything else, it takes the caller's position along."""
+    if not (
+        _client.takes()
+        and contrib_active("opentelemetry.instrumentation.httpx", "HTTPXClientInstrumentor")
+        and _is_users(client._transport_for_url(request.url))
+    ):
+        return request
+    sent = _copied(request)
+    inject(sent.headers)
+    return sent
+
+
 def _with_headers(request: Any, call: Call) -> Any:
     """The request with our headers: the caller's own may be sent once more, from somewhere else."""
+    sent = _copied(request)
+    call.inject(sent.headers)
+    return sent
+
+
+def _copied(request: Any) -> Any:
+    """The request, with headers of its own."""
     sent = object.__new__(type(request))  # copy.copy would leave the body behind
     vars(sent).update(vars(request))
     sent.headers = request.headers.copy()
-    call.inject(sent.headers)
     return sent

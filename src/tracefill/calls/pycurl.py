@@ -12,6 +12,7 @@ Without install(): `headers = {}; inject(headers); curl.setopt(curl.HTTPHEADER, 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -45,6 +46,7 @@ def patch() -> None:
         _patches.wrap(pycurl.Curl, "duphandle", _duphandle)
     _patches.wrap(pycurl.CurlMulti, "add_handle", _add_handle)
     _patches.wrap(pycurl.CurlMulti, "remove_handle", _remove_handle)
+    _patches.wrap(pycurl.CurlMulti, "info_read", _info_read)
 
 
 def unpatch() -> None:
@@ -105,8 +107,6 @@ def _duphandle(original: Any) -> Callable[..., Any]:
 
 def _perform(original: Any) -> Callable[..., Any]:
     def perform(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if getattr(self, _CALL, None) is not None:  # perform_rb and perform_rs come to perform
-            return original(self, *args, **kwargs)
         _begin(self)
         try:
             result = original(self, *args, **kwargs)
@@ -139,8 +139,23 @@ def _remove_handle(original: Any) -> Callable[..., Any]:
     return remove_handle
 
 
+def _info_read(original: Any) -> Callable[..., Any]:
+    import pycurl
+
+    def info_read(self: Any, *args: Any) -> Any:
+        left, done, failed = original(self, *args)
+        for curl in done:
+            _answered(curl)
+        for curl, number, message in failed:
+            _answered(curl, pycurl.error(number, message))
+        return left, done, failed
+
+    return info_read
+
+
 def _begin(curl: Any) -> None:
     """Begins the call of a handle that is about to work, and puts our headers among its own."""
+    _end(curl)  # one of a multi that was closed meanwhile
     told = getattr(curl, _TOLD, None)
     url = _url(told) if told is not None else None
     if told is None or url is None:
@@ -166,14 +181,23 @@ def _end(curl: Any, error: BaseException | None = None) -> None:
         return
     import pycurl
 
+    _answered(curl, error)
     setattr(curl, _CALL, None)
-    try:
+    with contextlib.suppress(pycurl.error):  # it was closed meanwhile
+        _tell(curl, _option(getattr(curl, _TOLD), "HTTPHEADER") or ())
+
+
+def _answered(curl: Any, error: BaseException | None = None) -> None:
+    """The call of a handle has its answer, or its failure."""
+    call: Call | None = getattr(curl, _CALL, None)
+    if call is None:
+        return
+    import pycurl
+
+    with contextlib.suppress(pycurl.error):  # it was closed meanwhile
         status = curl.getinfo(curl.RESPONSE_CODE)
         if status:
             call.responded(status)
-        _tell(curl, _option(getattr(curl, _TOLD), "HTTPHEADER") or ())
-    except pycurl.error:
-        pass  # it was closed meanwhile
     call.end(error)
 
 

@@ -31,12 +31,13 @@ _patches = Patches()
 
 
 def patch() -> None:
-    from requests import sessions
+    from requests import adapters, sessions
 
     _patches.wrap(sessions.Session, "send", _send)
     unmark(sessions.Session, "send", _MARK)
     _patches.wrap(sessions.SessionRedirectMixin, "resolve_redirects", _resolve_redirects)
     _patches.wrap(sessions, "dispatch_hook", _dispatch_hook)
+    _patches.wrap(adapters.HTTPAdapter, "send", _adapter_send)
 
 
 def unpatch() -> None:
@@ -98,6 +99,19 @@ def _dispatch_hook(original: Any) -> Callable[..., Any]:
             return original(*args, **kwargs)
 
     return dispatch_hook
+
+
+def _adapter_send(original: Any) -> Callable[..., Any]:
+    """A hook that answers a password prompt past the session: for contrib, that belongs to the request that was asked."""
+
+    def send(*args: Any, **kwargs: Any) -> Any:
+        context = _client.contribs_context()
+        if context is None:
+            return original(*args, **kwargs)
+        with scope(context):
+            return original(*args, **kwargs)
+
+    return send
 
 
 def _responded(call: Call, response: Any) -> None:

@@ -64,8 +64,11 @@ def _begin(request: Any) -> Call | None:
 
 def _with_headers(request: Any, call: Call) -> Any:
     """The request with our headers: the caller's own may be sent once more, from somewhere else."""
+    own = {**request.unredirected_hdrs, **request.headers}
+    changed = {**own}
+    call.inject(changed)
     sent = copy.copy(request)
-    sent.unredirected_hdrs = {**request.unredirected_hdrs, **request.headers}
-    sent.headers = {}
-    call.inject(sent.unredirected_hdrs)
+    sent.headers = {name: value for name, value in request.headers.items() if name in changed}
+    sent.unredirected_hdrs = {name: value for name, value in request.unredirected_hdrs.items() if name in changed}
+    sent.unredirected_hdrs.update({name: value for name, value in changed.items() if own.get(name) != value})
     return sent
