@@ -74,6 +74,9 @@ class Consumer:
     def __next__(self) -> Any:
         return next(self.records)
 
+    def highwater(self, partition: Any) -> int:
+        return 12
+
 
 def receive(consumer: Any) -> Any:
     """The trace id that the last of the records was handled under; 0 after contrib, whose span is over by then."""

@@ -109,19 +109,19 @@ class SpanScope:
     def __enter__(self) -> Span:
         name, kind, context, attributes, links, start_time_ns = self._arguments
         if self._tracer.records(context):
-            self.span = self._tracer.start(name, kind, context, attributes, links, start_time_ns)
-            self._scope = _codec.scope(_codec.with_span(context, self.span))
+            if callable(attributes):
+                attributes = attributes()
+            self.span = self._tracer.begin(name, kind, context, attributes, links, start_time_ns)
+            self._scope = _codec.enter_scope(_codec.with_span(context, self.span))
         elif context is not None:
-            self._scope = _codec.scope(context)
-        if self._scope is not None:
-            self._scope.__enter__()
+            self._scope = _codec.enter_scope(context)
         return self.span
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._scope is not None:
-            self._scope.__exit__(kind, error, traceback)
+            self._scope.close()
         if self.span is not INVALID_SPAN:
             if error is not None:
                 record(self.span, error)

@@ -102,7 +102,8 @@ def contrib_active(module: str, instrumentor: str) -> bool:
     False
     """
     loaded = sys.modules.get(module)
-    kind = getattr(loaded, instrumentor, None)
+    if loaded is None:
+        return False
     # BaseInstrumentor keeps one instance a class, and makes it when asked: look, do not make.
-    instance = getattr(kind, "_instance", None)
-    return bool(getattr(instance, "_is_instrumented_by_opentelemetry", False))
+    instance = getattr(getattr(loaded, instrumentor, None), "_instance", None)
+    return instance is not None and bool(getattr(instance, "_is_instrumented_by_opentelemetry", False))

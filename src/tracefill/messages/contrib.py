@@ -33,7 +33,7 @@ class Contrib:
 
     @property
     def active(self) -> bool:
-        return self._module in sys.modules and contrib_active(self._module, self._instrumentor)
+        return contrib_active(self._module, self._instrumentor)
 
     @property
     def tracer(self) -> Tracer:
@@ -64,7 +64,8 @@ class Contrib:
                 self._logger.exception(error)
 
     def _hook(self, name: str) -> Any:
-        return self._given.get(name) if self.active else None
+        hook = self._given.get(name)
+        return hook if hook is not None and self.active else None
 
     def takes_part(self, **given: Any) -> None:
         """What contrib was given, where it does not hide it in a wrapper."""
@@ -103,7 +104,7 @@ class Contrib:
 
 def _is_contribs(function: Any) -> bool:
     wrapper = getattr(function, "_self_wrapper", None)
-    return str(getattr(wrapper, "__module__", "")).startswith("opentelemetry.instrumentation.")
+    return wrapper is not None and str(getattr(wrapper, "__module__", "")).startswith("opentelemetry.instrumentation.")
 
 
 class _Theirs(Tracer):

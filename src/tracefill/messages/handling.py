@@ -75,6 +75,7 @@ T = TypeVar("T")
 _logger = logging.getLogger("tracefill")
 _KEY = create_key("tracefill-handling")
 _LINGER_NS = 30 * 10**9
+_NOWHERE = Context()
 
 
 def handled() -> Handling | None:
@@ -93,7 +94,7 @@ class Handling:
         self.source = source
         self.message = message
         self.span: Span | None = None
-        self.before: Context = Context()
+        self.before = _NOWHERE
         self.closed_ns = 0
         self.used = False  # a span was started under it
         self.pending = False  # its own span is made when that happens

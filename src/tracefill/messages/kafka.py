@@ -206,8 +206,7 @@ def _send(owner: Any, original: Any) -> Any:
             return plain(self, *args, **kwargs)  # which says what is wrong with it
         if _contrib.just_came(owner, "send"):
             return plain(self, *args, **kwargs)  # contrib has done its work already
-        value = args[1] if len(args) > 1 else kwargs.get("value")
-        again = handling.republished(topic, value, headers)
+        again = handling.republished(topic, args[1] if len(args) > 1 else kwargs.get("value"), headers)
         attributes = partial(_publish_attributes, self, topic, args, kwargs, again)
         with sending(_contrib.tracer, topic, headers, attributes, _send_name(topic)) as span:
             carrying = with_trace(headers, again)
@@ -226,10 +225,13 @@ def _send_name(topic: str) -> str:
 
 
 def _publish_attributes(producer: Any, topic: str, args: Any, kwargs: Any, again: handling.Republished | None) -> Any:
-    given = dict(zip(("topic", "value", "key", "headers", "partition"), args, strict=False)) | kwargs
+    value = args[1] if len(args) > 1 else kwargs.get("value")
+    key = args[2] if len(args) > 2 else kwargs.get("key")
+    partition = args[4] if len(args) > 4 else kwargs.get("partition")
     config = producer.config
-    found = publish_attributes(topic, given.get("value"), given.get("key"), given.get("partition"), again)
-    found |= {"messaging.client.id": config.get("client_id"), **server_attributes(_bootstrap(config))}
+    found = publish_attributes(topic, value, key, partition, again)
+    found["messaging.client.id"] = config.get("client_id")
+    found.update(server_attributes(_bootstrap(config)))
     return found | _old_attributes(topic, config) if _contrib.active else found
 
 

@@ -6,9 +6,12 @@ one constant list for all messages. Setting replaces; of several headers of one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tracefill import tags
+from tracefill._codec import inject
 from tracefill.messages.handling import Republished
 from tracefill.messages.message_spans import is_replaced, trace_headers
 
@@ -39,6 +42,10 @@ def inject_into(headers: Any) -> Any:
 
 def with_trace(headers: Any, republished: Republished | None = None) -> Any:
     """A copy of a producer's headers that carries the position of now; the very same object where there is nothing to carry."""
+    if headers is None and republished is None and not tags.declared():  # as most messages are sent
+        fresh: dict[str, str] = {}
+        inject(fresh)
+        return [(name, value.encode()) for name, value in fresh.items()] or headers
     fresh = trace_headers(headers)
     if republished is not None:
         fresh |= republished.headers()
@@ -85,7 +92,8 @@ def consumer_attributes(group: str | None, client_id: str | None, bootstrap: Any
         found["messaging.consumer.group.name"] = group
     if client_id:
         found["messaging.client.id"] = client_id
-    return found | server_attributes(bootstrap)
+    found.update(server_attributes(bootstrap))
+    return found
 
 
 def process_attributes(topic: str, partition: int, offset: int, key: Any, value: Any) -> dict[str, Any]:
@@ -112,11 +120,15 @@ def key_text(key: Any) -> str | None:
     return key if isinstance(key, str) else None
 
 
-def server_attributes(bootstrap: Sequence[str] | str | None) -> dict[str, Any]:
+def server_attributes(bootstrap: Sequence[str] | str | None) -> Mapping[str, Any]:
     """server.address and server.port of the first broker that a client was told of."""
     if isinstance(bootstrap, str):
         bootstrap = bootstrap.split(",")
-    first = str(bootstrap[0]).strip() if bootstrap else ""
+    return _address(str(bootstrap[0]).strip()) if bootstrap else {}
+
+
+@functools.lru_cache(64)
+def _address(first: str) -> Mapping[str, Any]:
     host, _, port = first.rpartition("://")[2].rpartition(":")
     if not host or not port.isdigit():
         return {"server.address": first} if first else {}

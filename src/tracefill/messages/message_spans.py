@@ -30,7 +30,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from opentelemetry.context import Context
@@ -169,41 +168,34 @@ class Source(ABC):
         if tags.declared():
             context = tags.received(context, headers, "")
         parent, links = correlation.parent_and_links(context, self.created_ms(message))
-        attributes = partial(self._all_attributes, message, context)
-        started = self._started(context, parent, links, self.destination(message), attributes)
-        if started[1] is not None:
-            self.begun(started[1], message)
-        return started
+        tracer = self.tracer
+        if not tracer.records(parent):
+            return context, None
+        name = self.span_name(self.destination(message))
+        span = tracer.begin(name, "consumer", parent, self._all_attributes(message, context), links)
+        self.begun(span, message)
+        return context, span
 
     def start_batch(self, messages: Sequence[Any]) -> tuple[Context, Span | None]:
         """The same for several messages that are handled as one."""
         if len(messages) == 1:
             return self.start(messages[0])
-        links = [link for message in messages for link in link_to(extract(self.headers(message) or ()))]
-        destination = " ".join(sorted({self.destination(message) for message in messages}))
-        return self._started(Context(), Context(), links, destination, partial(self._batch_attributes, messages))
-
-    def _started(
-        self,
-        context: Context,
-        parent: Context,
-        links: Sequence[Link],
-        destination: str,
-        attributes: Callable[[], Mapping[str, Any]],
-    ) -> tuple[Context, Span | None]:
-        tracer = self.tracer
-        if not tracer.records(parent):
+        context, tracer = Context(), self.tracer
+        if not tracer.records(context):
             return context, None
-        return context, tracer.start(self.span_name(destination), "consumer", parent, attributes, links)
+        links = [link for message in messages for link in link_to(extract(self.headers(message) or ()))]
+        name = self.span_name(" ".join(sorted({self.destination(message) for message in messages})))
+        return context, tracer.begin(name, "consumer", context, self._batch_attributes(messages), links)
 
     def _all_attributes(self, message: Any, context: Context) -> dict[str, Any]:
         found = self.attributes(message)
         created_ms = self.created_ms(message)
         if created_ms and created_ms > 0:
-            found["tracefill.message.delivery_time_ms"] = max(0, round(time.time() * 1000 - created_ms))
+            found["tracefill.message.delivery_time_ms"] = max(0, int(time.time() * 1000 - created_ms))
         if SPAN_KEY not in context:
             found["tracefill.entry"] = True
-        found |= retry_attributes(self.headers(message))
+        if headers := self.headers(message):
+            found.update(retry_attributes(headers))
         return found
 
     def _batch_attributes(self, messages: Sequence[Any]) -> dict[str, Any]:
