@@ -2955,6 +2955,13 @@ cdef int state_in(object context) except -1:
 cdef dict provider_names = None     # where the global TracerProvider stands
 cdef int denied_bit = DENIED, suppressed_bit = SUPPRESSED
 
+cdef bint requests_say_more = False
+
+def set_requests_say_more(bint on):
+    """Business tags are declared: a request is looked at for them, sampled or not."""
+    global requests_say_more
+    requests_say_more = on
+
 cdef class Gate:
     """Whether a span begun now would be recorded, for one tracer of the global TracerProvider: asked before anything is built.
 
@@ -2974,11 +2981,11 @@ cdef class Gate:
     def enter(self, carrier, key):
         """The first step of a server's request, in one: what its carrier (an environ, an ASGI scope) holds, and what follows.
 
-        None where something is current, or the carrier has `key` or is no dict: that wants a closer look. A Scope that is open
-        where no span of the request would be recorded, so that there is nothing left to do but to close it. Else the Context.
+        None where something is current, the carrier has `key` or is no dict, or tags are declared: that wants a closer look. A
+        Scope that is open where no span of the request would be recorded, so that there is nothing left to do but to close it. Else the Context.
         """
         ready()
-        if not PyDict_CheckExact(carrier) or PyDict_Size(current()) or PyDict_Contains(carrier, key):
+        if requests_say_more or not PyDict_CheckExact(carrier) or PyDict_Size(current()) or PyDict_Contains(carrier, key):
             return None
         context = extract_any(carrier, None)
         return context if self.records_in(context) else enter(context)
@@ -3041,18 +3048,26 @@ cdef class SpanStart:
         return self.ask(name, context, kind, attributes, links, start_time_ns, record_exception=False)
 
     cdef object begun(self, name, context, parent, kind, attributes, links, start_time_ns):
-        cdef object tracer = self.tracer, ids = tracer.id_generator, trace_id, state = None, given = attributes
+        cdef object tracer = self.tracer, ids = tracer.id_generator, trace_id, state, given = attributes, result = None
         cdef int flags
         if parent is None:
             trace_id = ids.generate_trace_id()
         else:
             trace_id = (<tuple>parent)[0]
-        decision = self.known_decision(tracer.sampler, parent)
-        if decision is not None:
-            state = None if parent is None else (<tuple>parent)[4]
-        else:
-            result = tracer.sampler.should_sample(context, trace_id, name, kind, attributes, links)
+        sampler = tracer.sampler
+        if type(sampler) is self.ParentBased:
+            sampler = delegate(sampler, parent)
+            if type(sampler) is not self.StaticSampler:
+                result = sampler.should_sample(
+                    parent_context=context, trace_id=trace_id, name=name, kind=kind, attributes=attributes, links=links
+                )
+        elif type(sampler) is not self.StaticSampler:
+            result = sampler.should_sample(context, trace_id, name, kind, attributes, links)
+        if result is not None:
             decision, given, state = result.decision, result.attributes, result.trace_state
+        else:    # a sampler that says the same to everybody
+            decision = sampler._decision
+            state = None if parent is None else (<tuple>parent)[4]
         flags = 1 if decision is self.sampled_decision or decision.is_sampled() else 0
         if ids.is_trace_id_random() if parent is None else (<tuple>parent)[3] & 2:
             flags |= 2
@@ -3064,19 +3079,6 @@ cdef class SpanStart:
         span._start_time = self.time_ns() if start_time_ns is None else start_time_ns
         tracer.span_processor.on_start(span, parent_context=context)
         return span
-
-    cdef object known_decision(self, sampler, parent):
-        """What the sampler would say, where that needs no asking; None where it does."""
-        if type(sampler) is self.ParentBased:
-            if parent is None:
-                sampler = sampler._root
-            elif not (<tuple>parent)[3] & 1:
-                return None
-            else:
-                sampler = sampler._remote_parent_sampled if (<tuple>parent)[2] else sampler._local_parent_sampled
-        if type(sampler) is self.StaticSampler and sampler._decision is self.sampled_decision:
-            return self.sampled_decision
-        return None
 
     cdef object new_span(self, name, held, parent, kind, attributes, links, ended):
         cdef object tracer = self.tracer, limits = tracer._span_limits, span = new_object(self.Span)
@@ -3123,6 +3125,14 @@ cdef class SpanStart:
         made._dq = self.deque(maxlen=most)
         made._lock = self.lock()
         return made
+
+cdef object delegate(object sampler, object parent):
+    """The one of a ParentBased's samplers that decides about a span under this parent."""
+    if parent is None:
+        return sampler._root
+    if (<tuple>parent)[2]:
+        return sampler._remote_parent_sampled if (<tuple>parent)[3] & 1 else sampler._remote_parent_not_sampled
+    return sampler._local_parent_sampled if (<tuple>parent)[3] & 1 else sampler._local_parent_not_sampled
 
 cdef inline object new_object(object kind):
     return tf_new_object(<PyTypeObject*>kind)

@@ -207,6 +207,9 @@ def current_context() -> Context:
 def make_current(context: Context) -> None:
     """Makes the context current for good: for places that nobody tells when the time of a context ends, only when the next begins."""
 
+def set_requests_say_more(on: bool) -> None:
+    """Business tags are declared: a request is looked at for them, sampled or not."""
+
 class Gate:
     """Whether a span begun now would be recorded, for one tracer of the global TracerProvider."""
 
@@ -216,8 +219,8 @@ class Gate:
     def enter(self, carrier: MutableMapping[str, Any], key: str) -> Scope | Context | None:
         """The first step of a server's request, in one: what its carrier (an environ, an ASGI scope) holds, and what follows.
 
-        None where something is current, or the carrier has `key` or is no dict: that wants a closer look. A Scope that is
-        open where no span of the request would be recorded: there is nothing left to do but to close it. Else the Context.
+        None where something is current, the carrier has `key` or is no dict, or tags are declared: that wants a closer look.
+        A Scope that is open where no span of the request would be recorded: there is nothing left to do but to close it. Else the Context.
         """
 
     def meet(self, provider: object) -> bool:

@@ -482,6 +482,7 @@ def _know(tags: tuple[Tag, ...]) -> None:
     _by_name = {tag.name: tag for tag in tags}
     _members = frozenset(tag.name for tag in tags if tag.baggage)
     _tags = tags
+    _codec.set_requests_say_more(bool(tags))
 
 
 def _parsed(path: Path) -> dict[str, Any]:
