@@ -37,10 +37,10 @@ from itertools import pairwise
 from types import CodeType, FrameType, TracebackType
 from typing import Any, Generic, NamedTuple, SupportsIndex, TypeVar, overload
 
-from opentelemetry.context import Context, create_key
+from opentelemetry.context import Context, attach, create_key
 from opentelemetry.trace import INVALID_SPAN, Span, get_current_span
 
-from tracefill._codec import current_context, make_current
+from tracefill._codec import current_context
 from tracefill.messages.message_spans import (
     ATTEMPT_HEADER,
     ORIGINAL_HEADER,
@@ -107,7 +107,7 @@ class Handling:
             made: Context = _Watched({_KEY: self})
         else:
             made = (_Watched if watched else Context)(self._started())
-        make_current(made)
+        attach(made)  # a new entry each time: whoever has copied the variables (a task, a timer) keeps the one that he has
 
     def _started(self) -> dict[str, Any]:
         """What the context of the handling holds, now that its span has started."""
@@ -138,7 +138,7 @@ class Handling:
         if not self.closed_ns:
             self.close()
         if _is_within(self):
-            make_current(_open(self.before))
+            attach(_open(self.before))
 
     def close(self) -> None:
         self.closed_ns = time.time_ns()
@@ -423,7 +423,8 @@ class Walk(Generic[T]):
         self._in_loop = False
 
     def __iter__(self) -> Walk[T]:
-        return self
+        """One that lives as long as the loop, whoever keeps this one: that says when the loop is left."""
+        return Walk(self._owner, self._source, self._fetch, surely=self._surely)
 
     def __next__(self) -> T:
         self._end()
@@ -488,7 +489,7 @@ class AsyncWalk(Generic[T]):
         self._handling: Handling | None = None
 
     def __aiter__(self) -> AsyncIterator[T]:
-        return self
+        return AsyncWalk(self._owner, self._source, self._fetch, self._begun)  # see Walk.__iter__
 
     async def __anext__(self) -> T:
         self.__del__()
