@@ -57,9 +57,9 @@ def main() -> int:
 
 
 def all_cases() -> list[timing.Case]:
-    from benchmarks import data, handoff, http, messages, peers
+    from benchmarks import data, handoff, http, messages, peers, sdk
 
-    return [case for module in (codec, handoff, http, messages, data, peers) for case in module.cases()]
+    return [case for module in (codec, handoff, sdk, http, messages, data, peers) for case in module.cases()]
 
 
 def line(result: timing.Result) -> str:
