@@ -2645,6 +2645,8 @@ cdef object choose(object propagator):
         "opentelemetry.baggage.propagation.W3CBaggagePropagator",
     }:
         chosen = default_propagator
+    elif not kinds:
+        chosen = Propagator()  # OTEL_PROPAGATORS=none; stock's composite of nothing gives None for a context
     else:
         chosen = propagator
     chosen_is_plain = (
