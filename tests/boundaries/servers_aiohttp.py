@@ -30,9 +30,11 @@ def serving(app):
     thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
     thread.start()
     wait_for(lambda: started)
-    yield started[0]
-    loop.call_soon_threadsafe(stop.set)
-    thread.join(60)
+    try:
+        yield started[0]
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(60)
 
 
 def app_with(handler, **settings):

@@ -70,10 +70,11 @@ def _handle_request(original: Any) -> Callable[..., Any]:
             arrival.bring_tags(request.headers, request.path)
         arrival.within(getattr(request, "_state", request))  # request[key] warns of keys that are texts
         try:
-            if _has_contrib(request_handler):
+            is_excluded = _excluded is not None and _excluded(str(request.url))
+            if not is_excluded and _has_contrib(request_handler):
                 with scope(arrival.for_others()):
                     return await original(self, request, start_time, request_handler)
-            if not _tracer.records(arrival.context) or (_excluded is not None and _excluded(str(request.url))):
+            if is_excluded or not _tracer.records(arrival.context):
                 with scope(arrival.context):
                     return await original(self, request, start_time, request_handler)
             return await _record(self, original, request, start_time, request_handler, arrival)

@@ -32,7 +32,7 @@ from tracefill.edge.asgi import ASGIApplication, Edge, Message, Receive, Scope, 
 from tracefill.edge.entrances import Serving
 from tracefill.spans import Tracer
 
-__all__ = ["Middleware", "routed", "serving"]
+__all__ = ["Middleware", "failed", "routed", "serving"]
 
 _tracer = Tracer("tracefill.calls.asgi")
 
@@ -67,6 +67,7 @@ class Middleware:
         self.app = app
         self._contribs: tuple[makers.Maker, ...] | None = None
         self._excluded = url_test(library, excluded_urls)
+        self._library = library
         self._request_hook = request_hook
         self._response_hook = response_hook
         self._request_headers = header_capture("server", "request", request_headers, secret_headers)
@@ -78,7 +79,7 @@ class Middleware:
             return await self.app(asgi_scope, receive, send)
         if self._contribs is None:
             self._contribs = makers.contribs(self.app)
-        if self._contribs and any(makes_span() for makes_span in self._contribs):
+        if self._contribs and any(makes_span() for makes_span in self._contribs) and not self.shuns(asgi_scope):
             return await self.app(asgi_scope, receive, send)
         met = _tracer.enter(asgi_scope, KEY) if self._excluded is None and not tags.declared() else None
         arrival = met if type(met) is ContextScope else Arrival(met) if met is not None else self._look(asgi_scope)
@@ -108,9 +109,16 @@ class Middleware:
                 return None
             context = extract(asgi_scope, base)
             context = tags.received(context, asgi_scope.get("headers", ()), asgi_scope.get("path", ""))
-        if _tracer.records(context) and not (self._excluded is not None and self._excluded(_url(asgi_scope))):
-            return arrival or Arrival(context)
-        return enter_scope(context)
+        if not _tracer.records(context):
+            return enter_scope(context)
+        if self._excluded is not None and self._excluded(_url(asgi_scope)):
+            _silence(asgi_scope)
+            return enter_scope(context)
+        return arrival or Arrival(context)
+
+    def shuns(self, asgi_scope: Scope) -> bool:
+        """Whether this URL is excluded by the variables of a framework, which contrib's instrumentation of it reads too."""
+        return self._library != "HTTP" and self._excluded is not None and bool(self._excluded(_url(asgi_scope)))
 
     async def _record(self, asgi_scope: Scope, receive: Receive, send: Send, arrival: Arrival) -> None:
         span = arrival.begin(_tracer, _name(asgi_scope), self._attributes(asgi_scope))
@@ -121,9 +129,7 @@ class Middleware:
         try:
             if self._request_hook is not None:
                 call_hook(self._request_hook, span, asgi_scope)
-            # FastAPI's own telemetry and Starlette's keep quiet where they find these keys.
-            asgi_scope.setdefault("fastapi.telemetry", None)
-            asgi_scope["starlette.opentelemetry"] = True
+            _silence(asgi_scope)
             await self.app(arrival.within(asgi_scope), receive, send)
             if is_recording and tasks_wait():
                 await asyncio.sleep(0)
@@ -216,12 +222,25 @@ def routed(asgi_scope: Scope, route: str) -> None:
         arrival.routed(_name(asgi_scope, route), route)
 
 
+def failed(asgi_scope: Scope, error: BaseException) -> None:
+    """A framework answers for an exception that the request has ended with."""
+    arrival = asgi_scope.get(KEY)
+    if arrival is not None and arrival.begun:
+        record_failure(arrival.span, error)
+
+
 def _find_route(asgi_scope: Scope) -> None:
     """Starlette and what is built on it leave the route in the scope, a mounted application its place in root_path."""
     route = asgi_scope.get("route")
     path = getattr(route, "path_format", None)
     if isinstance(path, str):
         routed(asgi_scope, "" if hasattr(route, "app") and hasattr(route, "routes") else path)
+
+
+def _silence(asgi_scope: Scope) -> None:
+    """FastAPI's own telemetry and Starlette's keep quiet where they find these keys."""
+    asgi_scope.setdefault("fastapi.telemetry", None)
+    asgi_scope["starlette.opentelemetry"] = True
 
 
 def _has_left(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ Views, middleware, streamed responses and what runs when a response is closed ar
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -27,15 +28,20 @@ def patch() -> None:
     from django.core.handlers.asgi import ASGIHandler
     from django.core.handlers.base import BaseHandler
     from django.core.handlers.wsgi import WSGIHandler
+    from django.core.signals import got_request_exception
 
     _patches.wrap(WSGIHandler, "__call__", _call)
     _patches.wrap(ASGIHandler, "__call__", _call_asynchronously)
     _patches.wrap(ASGIHandler, "send_response", _send_response)
     _patches.wrap(BaseHandler, "resolve_request", _resolve)
+    got_request_exception.connect(_failed)
 
 
 def unpatch() -> None:
+    from django.core.signals import got_request_exception
+
     _patches.undo()
+    got_request_exception.disconnect(_failed)
     wsgi_spans.serving.stop()
     asgi_spans.serving.stop()
 
@@ -79,3 +85,13 @@ def _resolve(original: Any) -> Callable[..., Any]:
         return match
 
     return resolve_request
+
+
+def _failed(request: Any = None, **_: Any) -> None:
+    error = sys.exc_info()[1]
+    if request is None or error is None:
+        return
+    if hasattr(request, "scope"):
+        asgi_spans.failed(request.scope, error)
+    else:
+        wsgi_spans.failed(request.META, error)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tracefill.calls.wsgi_spans import Middleware, routed, serving
+from tracefill.calls.wsgi_spans import Middleware, failed, routed, serving
 from tracefill.context import extract, inject, scope
 from tracefill.edge.arrivals import KEY
 from tracefill.wrapping import Patches
@@ -24,17 +24,19 @@ _patches = Patches()
 
 def patch() -> None:
     from flask.app import Flask  # flask.Flask is contrib's subclass while that is active
-    from flask.signals import request_started
+    from flask.signals import got_request_exception, request_started
 
     _patches.wrap(Flask, "__call__", _call)
     request_started.connect(_route)
+    got_request_exception.connect(_failed)
 
 
 def unpatch() -> None:
-    from flask.signals import request_started
+    from flask.signals import got_request_exception, request_started
 
     _patches.undo()
     request_started.disconnect(_route)
+    got_request_exception.disconnect(_failed)
     serving.stop()
 
 
@@ -52,3 +54,9 @@ def _route(_: Any, **__: Any) -> None:
 
     if request.url_rule is not None:
         routed(request.environ, request.url_rule.rule)
+
+
+def _failed(_: Any, exception: BaseException, **__: Any) -> None:
+    from flask import request
+
+    failed(request.environ, exception)

@@ -8,7 +8,7 @@ The span covers the method of the handler, on whatever thread. Handlers that run
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import unquote
 
@@ -39,13 +39,15 @@ _tracer = Tracer("tracefill.calls.http_server")
 _patches = Patches()
 _excluded: UrlTest | None = None
 _request_headers: HeaderCapture | None
+_response_headers: HeaderCapture | None
 
 
 def patch() -> None:
-    global _excluded, _request_headers
+    global _excluded, _request_headers, _response_headers
     from http.server import BaseHTTPRequestHandler
 
-    _excluded, _request_headers = excluded_urls("HTTP"), header_capture("server", "request")
+    _excluded = excluded_urls("HTTP")
+    _request_headers, _response_headers = header_capture("server", "request"), header_capture("server", "response")
     _patches.wrap(BaseHTTPRequestHandler, "handle_one_request", _handle_one_request)
     _patches.wrap(BaseHTTPRequestHandler, "parse_request", _parse_request)
     _patches.wrap(BaseHTTPRequestHandler, "send_response_only", _send_response_only)
@@ -134,9 +136,18 @@ def _end_headers(original: Any) -> Callable[..., None]:
             for name, value in arrival.answers().items():
                 if b"\n" + name.encode() + b":" not in written:
                     self.send_header(name, value)
+            if arrival.span is not None and _response_headers is not None:
+                arrival.span.set_attributes(_response_headers(_written(self)))
         original(self)
 
     return end_headers
+
+
+def _written(handler: Any) -> Iterator[tuple[bytes, bytes]]:
+    """The header lines that are about to be sent, behind that of the status."""
+    for line in getattr(handler, "_headers_buffer", ())[1:]:
+        name, _, value = line.partition(b":")
+        yield name, value.strip()
 
 
 def _arrival(handler: Any) -> Arrival | None:

@@ -201,9 +201,9 @@ class HeaderCapture:
 
 
 def record_server_status(span: Span, code: int) -> None:
-    """The status code; an error where the server is to blame (5xx)."""
+    """The status code; an error where the server is to blame (5xx), unless an exception has said already which."""
     span.set_attribute("http.response.status_code", code)
-    if code >= 500:
+    if code >= 500 and not _has_failed(span):
         span.set_attribute("error.type", str(code))
         span.set_status(Status(StatusCode.ERROR))
 
@@ -235,6 +235,11 @@ def call_hook(hook: Callable[..., object], *arguments: Any) -> None:
         hook(*arguments)
     except Exception:
         _logger.warning("the hook %r failed", hook, exc_info=True)
+
+
+def _has_failed(span: Span) -> bool:
+    status = getattr(span, "status", None)
+    return status is not None and status.status_code is StatusCode.ERROR
 
 
 def _text(value: Any) -> str:

@@ -33,7 +33,7 @@ from tracefill.edge.entrances import Serving
 from tracefill.edge.wsgi import Edge, Environ, StartResponse, WSGIApplication, path_of
 from tracefill.spans import Tracer
 
-__all__ = ["Middleware", "routed", "serving"]
+__all__ = ["Middleware", "failed", "routed", "serving"]
 
 _tracer = Tracer("tracefill.calls.wsgi")
 
@@ -72,6 +72,7 @@ class Middleware:
         self.app = app
         self._contribs: tuple[makers.Maker, ...] | None = None
         self._excluded = url_test(library, excluded_urls)
+        self._library = library
         self._request_hook = request_hook
         self._response_hook = response_hook
         self._request_headers = header_capture("server", "request", request_headers, secret_headers)
@@ -80,7 +81,7 @@ class Middleware:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         if self._contribs is None:
             self._contribs = makers.contribs(self.app)
-        if self._contribs and any(makes_span() for makes_span in self._contribs):
+        if self._contribs and any(makes_span() for makes_span in self._contribs) and not self.shuns(environ):
             return self.app(environ, start_response)
         met = _tracer.enter(environ, KEY) if self._excluded is None and not tags.declared() else None
         if type(met) is Scope:
@@ -101,6 +102,10 @@ class Middleware:
             return self._record(environ, start_response, arrival or Arrival(context))
         over = _tags_over(context) if tags.declared() else _nothing
         return self._pass(environ, start_response, enter_scope(context), over)
+
+    def shuns(self, environ: Environ) -> bool:
+        """Whether this URL is excluded by the variables of a framework, which contrib's instrumentation of it reads too."""
+        return self._library != "HTTP" and self._excluded is not None and bool(self._excluded(_url(environ)))
 
     def _pass(
         self, environ: Environ, start_response: StartResponse, opened: Scope, over: Over = _nothing
@@ -142,6 +147,7 @@ class Middleware:
 
     def _respond(self, span: Span, environ: Environ, status: str, headers: list[tuple[str, str]]) -> None:
         if span.is_recording():
+            _find_route(environ)
             if status[:3].isdecimal():
                 record_server_status(span, int(status[:3]))
             if self._response_headers is not None:
@@ -192,6 +198,20 @@ def routed(environ: Environ, route: str) -> None:
     if arrival is not None:
         route = environ.get("SCRIPT_NAME", "") + route
         arrival.routed(span_name(environ["REQUEST_METHOD"], route), route)
+
+
+def failed(environ: Environ, error: BaseException) -> None:
+    """A framework answers for an exception that the request has ended with."""
+    arrival = environ.get(KEY)
+    if arrival is not None and arrival.begun:
+        record_failure(arrival.span, error)
+
+
+def _find_route(environ: Environ) -> None:
+    """Flask, and what else is built on Werkzeug, keeps its request here until it has answered."""
+    rule = getattr(environ.get("werkzeug.request"), "url_rule", None)
+    if rule is not None:
+        routed(environ, rule.rule)
 
 
 def _tags_over(context: Context) -> Over:

@@ -58,7 +58,6 @@ class Edge:
         self.app = app
         self.spanned = spanned or app
         self._reached = reached
-        self._shuns = getattr(self.spanned, "shuns", _shuns_none)
         self._others = others
 
     async def __call__(self, asgi_scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,6 +83,10 @@ class Edge:
                 root_ids.forget()
             arrival.over()
 
+    def _shuns(self, asgi_scope: Scope) -> bool:
+        shuns = getattr(self.spanned, "shuns", None)
+        return shuns is not None and bool(shuns(asgi_scope))
+
     def _meet(self, asgi_scope: Scope, base: Context | None, others: bool) -> tuple[Scope, Arrival]:
         """Who the request is, and the scope that the application is to see."""
         headers = asgi_scope.get("headers", ())
@@ -107,10 +110,6 @@ def tasks_wait() -> bool:
     child is younger than the end of its parent."""
     loop = asyncio._get_running_loop()
     return loop is not None and bool(getattr(loop, "_ready", True))  # asyncio's own loop tells
-
-
-def _shuns_none(_: Scope) -> bool:
-    return False
 
 
 def _answering(send: Send, arrival: Arrival) -> Send:

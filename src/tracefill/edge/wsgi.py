@@ -45,12 +45,16 @@ class Edge:
         base, served = (None, False) if self._reached else caller()
         if self._others is None:
             self._others = makers.others(self.app)
-        others = any(makes_span() for makes_span in self._others)
+        others = any(makes_span() for makes_span in self._others) and not self._shuns(environ)
         # Within an open span, others make none of their own for a server.
         if KEY in environ or served or (others and base is not None):
             return self.app(environ, start_response)
         environ, arrival = self._meet(environ, base, others)
         return self._serve(environ, start_response, arrival, others)
+
+    def _shuns(self, environ: Environ) -> bool:
+        shuns = getattr(self.spanned, "shuns", None)
+        return shuns is not None and bool(shuns(environ))
 
     def _meet(self, environ: Environ, base: Context | None, others: bool) -> tuple[Environ, Arrival]:
         """Who the request is, and the environ that the application is to see."""
