@@ -348,7 +348,9 @@ def _returns_something(code: CodeType) -> bool:
     """False for a generator, and for a function that returns nothing but None: nobody is handed a message by it."""
     if code not in _returning:
         steps = list(dis.get_instructions(code))
-        results = [before for before, step in pairwise(steps) if step.opname == "RETURN_VALUE"]
+        # `return message if message else None` has one step for both, which is jumped to.
+        returns = [(before, step) for before, step in pairwise(steps) if step.opname == "RETURN_VALUE"]
+        results = [step if step.is_jump_target else before for before, step in returns]
         results += [step for step in steps if step.opname == "RETURN_CONST"]
         nothing = all(step.opname in ("LOAD_CONST", "RETURN_CONST") and step.argval is None for step in results)
         _returning[code] = not (nothing or code.co_flags & (CO_GENERATOR | CO_ASYNC_GENERATOR))
