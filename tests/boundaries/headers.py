@@ -7,6 +7,7 @@ import json
 import os
 import urllib.request
 
+from opentelemetry import context as otel_context
 from opentelemetry import trace
 
 from tests.boundaries import Program, boundary
@@ -50,13 +51,13 @@ def services(b: Program):
     return services
 
 
-def each(b: Program, headers):
+def each(b: Program, headers, near=None):
     """One request to each service, with headers made of the ids of the span `near`."""
     for number, (serve, app) in enumerate(services(b)):
         with serve(app) as port:
             key = "abcd"[number]
-            with b.near(key) as near:
-                ids = near.get_span_context()
+            with (near or b.near)(key) as span:
+                ids = span.get_span_context()
                 sent = headers(f"{ids.trace_id:032x}", f"{ids.span_id:016x}")
                 assert ask(port, f"/{key}", sent).status == 200
 
@@ -151,6 +152,200 @@ def disagreeing(b: Program) -> None:
             "x-b3-spanid": "2" * 16,
         },
     )
+
+
+def in_short_trace(b: Program, headers):
+    """As `each`, from a trace that an older service has begun, whose ids have 64 bits."""
+    remote = trace.SpanContext(0x4BF92F3577B34DA6, 0xF067AA0BA902B7, True, trace.TraceFlags(1))
+    token = otel_context.attach(trace.set_span_in_context(trace.NonRecordingSpan(remote)))
+    each(b, lambda trace_id, span_id: headers(trace_id[16:], span_id), lambda key: b.span(f"near{key}"))
+    otel_context.detach(token)
+
+
+@boundary("headers: B3 multi, 64-bit trace id, upper-case names")
+def b3_multi_short(b: Program) -> None:
+    in_short_trace(
+        b, lambda trace_id, span_id: {"X-B3-TRACEID": trace_id, "X-B3-SPANID": span_id, "X-B3-SAMPLED": "true"}
+    )
+
+
+@boundary("headers: B3 single, 64-bit trace id, with a parent, white space around it")
+def b3_single_short(b: Program) -> None:
+    in_short_trace(b, lambda trace_id, span_id: {"B3": f"  {trace_id}-{span_id}-d-{SPAN_ID}  "})
+
+
+@boundary("headers: an invalid B3 single header beside a valid B3 multi")
+def b3_fallback(b: Program) -> None:
+    each(
+        b,
+        lambda trace_id, span_id: {
+            "b3": f"{trace_id}-{span_id}-x",
+            "x-b3-traceid": trace_id,
+            "x-b3-spanid": span_id,
+            "x-b3-flags": "1",
+        },
+    )
+
+
+@boundary("headers: B3 single and B3 multi disagree: single wins")
+def b3_disagreeing(b: Program) -> None:
+    each(
+        b,
+        lambda trace_id, span_id: {
+            "x-b3-traceid": "1" * 32,
+            "x-b3-spanid": "2" * 16,
+            "x-b3-sampled": "0",
+            "b3": f"{trace_id}-{span_id}-1",
+        },
+    )
+
+
+@boundary("headers: an invalid traceparent beside a valid B3")
+def w3c_fallback(b: Program) -> None:
+    each(
+        b,
+        lambda trace_id, span_id: {
+            "traceparent": f"00-{trace_id}-{span_id}-01-more",
+            "tracestate": "v=1",
+            "b3": f"{trace_id}-{span_id}-1",
+        },
+    )
+
+
+@boundary("headers: a traceparent with unknown flags, white space around it, a broken tracestate and baggage")
+def w3c_unusual(b: Program) -> None:
+    each(
+        b,
+        lambda trace_id, span_id: {
+            "TraceParent": f"\t 00-{trace_id}-{span_id}-ff \t",
+            "tracestate": "NO=1,\xff=\x7f,=,,;",
+            "baggage": "\xff, =, a=%zz, k=v;p=;, ok=1",
+        },
+    )
+
+
+@boundary("headers: Jaeger uber-trace-id, percent-coded, 64 bits without padding")
+def jaeger_short(b: Program) -> None:
+    in_short_trace(b, lambda trace_id, span_id: {"Uber-Trace-Id": f"{trace_id}%3A{span_id.lstrip('0')}%3A0%3A3"})
+
+
+@boundary("headers: AWS X-Amzn-Trace-Id as a load balancer writes it: other fields, other order, spaces")
+def xray_balanced(b: Program) -> None:
+    each(
+        b,
+        lambda trace_id, span_id: {
+            "x-amzn-trace-id": f"Self=1-67891234-12456789abcdef012345678a; Sampled=1; Parent={span_id}; "
+            f"Root=1-{trace_id[:8]}-{trace_id[8:]}; Lineage=a87bd80c:1|68fd508a:5|c512fbe3:2"
+        },
+    )
+
+
+@boundary("headers: Datadog, 64 bits, without a decision")
+def datadog_short(b: Program) -> None:
+    in_short_trace(
+        b,
+        lambda trace_id, span_id: {
+            "X-Datadog-Trace-Id": str(int(trace_id, 16)),
+            "X-Datadog-Parent-Id": str(int(span_id, 16)),
+            "X-Datadog-Origin": "rum",
+        },
+    )
+
+
+@boundary("headers: OpenTracing's ot-tracer-*")
+def ottrace(b: Program) -> None:
+    in_short_trace(
+        b,
+        lambda trace_id, span_id: {
+            "ot-tracer-traceid": trace_id,
+            "ot-tracer-spanid": span_id,
+            "ot-tracer-sampled": "true",
+        },
+    )
+
+
+@boundary("headers: every format at once, all but one of them broken")
+def one_of_all(b: Program) -> None:
+    each(
+        b,
+        lambda trace_id, span_id: {
+            "traceparent": "00-1-1-01",
+            "b3": "1-1-1",
+            "X-B3-TraceId": "zz",
+            "uber-trace-id": ":::",
+            "X-Amzn-Trace-Id": f"Root=1-{trace_id[:8]}-{trace_id[8:]};Parent={span_id};Sampled=1",
+            "x-datadog-trace-id": "-1",
+            "ot-tracer-traceid": "g",
+        },
+    )
+
+
+@boundary("headers: tracestate and baggage in several lines, on to the next service in one")
+def lines_joined(b: Program) -> None:
+    import flask
+
+    seen = []
+
+    def downstream(environ, start_response):
+        seen.append((environ.get("HTTP_TRACESTATE"), environ.get("HTTP_BAGGAGE")))
+        start_response("200 OK", [])
+        b.far("a")
+        return [b"done"]
+
+    app = flask.Flask(__name__)
+
+    @app.get("/a")
+    def through():
+        urllib.request.urlopen(f"http://127.0.0.1:{flask.current_app.back}/").read()
+        return "done"
+
+    with wsgi(downstream) as app.back, wsgi(app) as port, b.near("a"):
+        lines = ["GET /a HTTP/1.1", "Host: h", "Connection: close", f"traceparent: {here()['traceparent']}"]
+        lines += ["tracestate: a=1", "TraceState:  b=2 , c=3", "baggage: k=a%20b;p=1", "Baggage: m=1+1", "", ""]
+        assert send(port, "\r\n".join(lines).encode()).status == 200
+    if os.environ["BOUNDARY_MODE"] == "tracefill":
+        state, members = seen[0]
+        assert state == "a=1,b=2,c=3"
+        assert sorted(members.split(",")) == ["k=a%20b;p=1", "m=1%2B1"]
+
+
+@boundary("headers: who says no is believed, by every format", expect="own root")
+def denied(b: Program) -> None:
+    trace_id, span_id = "4bf92f3577b34da6a3ce929d0e0e4736", SPAN_ID
+    said = (
+        {"traceparent": f"00-{trace_id}-{span_id}-00"},
+        {"b3": "0"},
+        {"b3": f"{trace_id}-{span_id}-0"},
+        {"x-b3-sampled": "0"},
+        {"x-b3-traceid": trace_id, "x-b3-spanid": span_id, "x-b3-sampled": "False"},
+        {"uber-trace-id": f"{trace_id}:{span_id}:0:0"},
+        {"x-amzn-trace-id": f"Root=1-{trace_id[:8]}-{trace_id[8:]};Parent={span_id};Sampled=0"},
+        {"x-datadog-trace-id": "7", "x-datadog-parent-id": "7", "x-datadog-sampling-priority": "-1"},
+        {"ot-tracer-traceid": trace_id[16:], "ot-tracer-spanid": span_id, "ot-tracer-sampled": "false"},
+    )
+    for serve, app in services(b):
+        with serve(app) as port:
+            for headers in said:
+                assert ask(port, "/a", headers).status == 200
+    if "tracefill" in os.environ["BOUNDARY_MODE"]:
+        assert recorded() == []
+    b.far("a")  # something to judge
+
+
+@boundary("headers: requests side by side keep their own")
+def side_by_side(b: Program) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    for serve, app in services(b)[1:2]:
+        with serve(app) as port:
+
+            def one(key):
+                with b.near(key):
+                    for _ in range(5):
+                        assert ask(port, f"/{key}", here()).status == 200
+
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(one, "abcdefgh"))
 
 
 @boundary("headers: malformed and oversized traceparents", expect="own root")
