@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -98,6 +100,39 @@ def echoed(requests: Any, context: Any) -> Iterator[bytes]:
 
 SYNC = {"UU": unary, "US": stream, "SU": joined, "SS": echoed}
 
+served_by = threading.Semaphore(0)  # a handler of BUSY has begun
+
+
+def endless() -> Iterator[bytes]:
+    while True:
+        yield b"x"
+        time.sleep(0.01)
+
+
+def busy(request: bytes, context: Any) -> bytes:
+    served_by.release()
+    while context.is_active():
+        time.sleep(0.01)
+    return request
+
+
+def busy_stream(request: bytes, context: Any) -> Iterator[bytes]:
+    served_by.release()
+    yield from endless()
+
+
+def busy_joined(requests: Any, context: Any) -> bytes:
+    served_by.release()
+    return b"".join(requests)
+
+
+def busy_echoed(requests: Any, context: Any) -> Iterator[bytes]:
+    served_by.release()
+    yield from requests
+
+
+BUSY = {"UU": busy, "US": busy_stream, "SU": busy_joined, "SS": busy_echoed}
+
 
 @pytest.fixture(params=["tracefill", "tracefill+contrib", "contrib+tracefill"])
 def mode(request: pytest.FixtureRequest) -> Iterator[str]:
@@ -137,6 +172,9 @@ class TestPatches(PatchContract):
             _server,
             grpc.aio._channel.Channel,
             grpc.aio._channel.UnaryUnaryMultiCallable,
+            grpc.aio._call.Call,
+            grpc.aio._call.UnaryUnaryCall,
+            grpc.aio._interceptor.InterceptedCall,
             grpc.aio._server.Server,
             grpc._cython.cygrpc._ServicerContext,
         ]
@@ -306,6 +344,24 @@ class TestSync:
         assert server.attributes["rpc.response.status_code"] == code
         assert (server.status.status_code is StatusCode.ERROR) is is_servers_fault
         assert (server.attributes.get("error.type") == "ZeroDivisionError") is (code == "UNKNOWN")
+
+    @pytest.mark.parametrize("name", ["UU", "US", "SU", "SS"])
+    @pytest.mark.parametrize("timeout", [0.3, None])
+    def test_callers_that_go(self, timeout: float | None, name: str, mode: str, spans: Any, no_log: Any) -> None:
+        code = "CANCELLED" if timeout is None else "DEADLINE_EXCEEDED"
+        with served(BUSY) as address, grpc.insecure_channel(address) as channel:
+            make = stub(channel, name)
+            answer = (make if name[1] == "S" else make.future)(endless() if name[0] == "S" else b"1", timeout=timeout)
+            assert served_by.acquire(timeout=30)
+            if timeout is None:
+                answer.cancel()
+            client, server = one(spans, SpanKind.CLIENT), one(spans, SpanKind.SERVER)
+        assert client.attributes["rpc.response.status_code"] == server.attributes["rpc.response.status_code"] == code
+        assert client.attributes["error.type"] == code
+        assert client.status.status_code is StatusCode.ERROR
+        assert (server.status.status_code is StatusCode.ERROR) is (timeout is not None)
+        assert server.attributes.get("error.type") == (None if timeout is None else code)
+        assert not otel_context.get_current()
 
     def test_method_that_is_not_there(self, channel: Any, spans: Any) -> None:
         with pytest.raises(grpc.RpcError):
@@ -524,6 +580,44 @@ AIO = {
 }
 
 
+async def endless_async() -> Any:
+    while True:
+        yield b"x"
+        await asyncio.sleep(0.01)
+
+
+def busy_aio(begun: asyncio.Semaphore) -> dict[str, Any]:
+    """Handlers that go on until the caller has gone."""
+
+    async def unary(request: bytes, context: Any) -> None:
+        begun.release()
+        await asyncio.sleep(60)
+
+    async def stream(request: bytes, context: Any) -> Any:
+        begun.release()
+        async for response in endless_async():
+            yield response
+
+    async def joined(requests: Any, context: Any) -> bytes:
+        begun.release()
+        return b"".join([request async for request in requests])
+
+    async def echoed(requests: Any, context: Any) -> Any:
+        begun.release()
+        async for request in requests:
+            yield request
+
+    async def written(requests: Any, context: Any) -> None:
+        begun.release()
+        await aio_written(requests, context)
+
+    return {"UU": unary, "US": stream, "SU": joined, "SS": echoed, "SS written": written}
+
+
+async def read_all(answer: Any) -> Any:
+    return [message async for message in answer] if hasattr(answer, "__aiter__") else await answer
+
+
 async def call_aio(channel: Any, name: str, **options: Any) -> Any:
     answer = stub(channel, name)(several_async() if name[0] == "S" else b"1", **options)
     if name[1] == "S":
@@ -662,6 +756,121 @@ class TestAio:
                     assert (await ended(spans, kind)).attributes["rpc.response.status_code"] == "CANCELLED"
 
         asyncio.run(main())
+
+    @pytest.mark.parametrize("name", ["UU", "US", "SU", "SS", "SS written"])
+    @pytest.mark.parametrize("way", ["deadline", "cancel", "wait_for"])
+    def test_callers_that_go(self, way: str, name: str, mode: str, spans: Any, no_log: Any) -> None:
+        begun = asyncio.Semaphore(0)
+
+        async def main() -> None:
+            handlers = busy_aio(begun)
+            async with aio_served(handlers) as address, grpc.aio.insecure_channel(address) as channel:
+                with tracer.start_as_current_span("near"):
+                    await leave(channel)
+                await ended(spans, SpanKind.CLIENT)
+                await ended(spans, SpanKind.SERVER)
+
+        async def leave(channel: Any) -> None:
+            answer = stub(channel, name)(
+                endless_async() if name[0] == "S" else b"1", timeout=0.3 if way == "deadline" else None
+            )
+            if way == "cancel":
+                await begun.acquire()
+                answer.cancel()
+            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.CancelledError, asyncio.TimeoutError):
+                await asyncio.wait_for(read_all(answer), 0.3 if way == "wait_for" else 30)
+
+        asyncio.run(main())
+        client, server = one(spans, SpanKind.CLIENT), one(spans, SpanKind.SERVER)
+        code = "DEADLINE_EXCEEDED" if way == "deadline" else "CANCELLED"
+        assert client.attributes["rpc.response.status_code"] == code
+        assert client.status.status_code is StatusCode.ERROR
+        # A handler that reads is told no more than that there is nothing more to read.
+        expected = {code, "OK"} if name[0] == "S" and code == "CANCELLED" else {code}
+        assert server.attributes["rpc.response.status_code"] in expected
+        assert (server.status.status_code is StatusCode.ERROR) is (way == "deadline")
+
+    def test_call_that_is_cancelled_at_once(self, mode: str, spans: Any, no_log: Any) -> None:
+        async def main() -> None:
+            async with aio_served(AIO) as address, grpc.aio.insecure_channel(address) as channel:
+                for name in ("UU", "US", "SU", "SS"):
+                    stub(channel, name)(several_async() if name[0] == "S" else b"1").cancel()
+                await asyncio.sleep(0.1)
+
+        asyncio.run(main())
+        for span in spans.get_finished_spans():
+            assert span.attributes["rpc.response.status_code"] == "CANCELLED" or span.kind is SpanKind.SERVER
+        assert "contrib" in mode or len(of_kind(spans, SpanKind.CLIENT, 4)) == 4
+
+    def test_call_that_is_over_is_freed_at_once(self, mode: str) -> None:
+        async def main() -> None:
+            async with aio_served(AIO) as address, grpc.aio.insecure_channel(address) as channel:
+                await call_aio(channel, "UU")
+                gc.collect()
+                gc.disable()
+                try:
+                    answer = stub(channel, "UU")(b"1")
+                    await answer
+                    held = weakref.ref(answer)
+                    del answer
+                    assert "contrib" in mode or held() is None  # contrib's interceptors make a cycle
+                finally:
+                    gc.enable()
+
+        asyncio.run(main())
+
+    def test_sync_stream_whose_caller_has_gone_ends(self, mode: str, spans: Any, no_log: Any) -> None:
+        go = threading.Event()
+
+        def waiting(request: bytes, context: Any) -> Iterator[bytes]:
+            yield request
+            go.wait(30)
+
+        async def main() -> None:
+            async with aio_served({"US": waiting}) as address, grpc.aio.insecure_channel(address) as channel:
+                answer = stub(channel, "US")(b"1")
+                await answer.__aiter__().__anext__()
+                answer.cancel()
+                server = await ended(spans, SpanKind.SERVER)
+                go.set()
+                await asyncio.sleep(0.05)  # gRPC's thread says so to the loop
+                assert server.attributes["rpc.response.status_code"] == "CANCELLED"
+
+        asyncio.run(main())
+
+    def test_callback_of_a_call_runs_in_its_registrars_context(self, mode: str, spans: Any) -> None:
+        async def main() -> None:
+            async with aio_served(AIO) as address, grpc.aio.insecure_channel(address) as channel:
+                answer = stub(channel, "UU")(b"1")
+                for number in (0, 1):
+                    with tracer.start_as_current_span(f"near {number}"):
+                        answer.add_done_callback(lambda _, n=number: work(f"done {n}"))
+                await answer
+                await asyncio.sleep(0.05)
+
+        asyncio.run(main())
+        for number in (0, 1):
+            assert ancestors(spans, finished(spans, f"done {number}")) == [f"near {number}"]
+
+    def test_interceptors_of_the_user_may_make_the_metadata_and_the_answer(self, mode: str, spans: Any) -> None:
+        class Unary(grpc.aio.UnaryUnaryClientInterceptor):
+            async def intercept_unary_unary(self, continuation: Any, details: Any, request: Any) -> Any:
+                with tracer.start_as_current_span("intercepted"):
+                    answer = await continuation(details._replace(metadata=grpc.aio.Metadata(("k", "1"))), request)
+                    return b"made up" + await answer
+
+        async def main() -> None:
+            async with (
+                aio_served(AIO) as address,
+                grpc.aio.insecure_channel(address, interceptors=[Unary()]) as channel,
+            ):
+                with tracer.start_as_current_span("near"):
+                    assert await call_aio(channel, "UU") == b"made up1"
+                await ended(spans, SpanKind.SERVER)
+
+        asyncio.run(main())
+        one(spans, SpanKind.CLIENT)
+        assert ancestors(spans, finished(spans, "far")) == ["t.S/UU", "t.S/UU", "intercepted", "near"]
 
     def test_interceptors_without_install(self, spans: Any) -> None:
         async def main() -> None:

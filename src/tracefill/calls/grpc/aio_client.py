@@ -1,29 +1,47 @@
-"""The aio client: see `tracefill.calls.grpc.client`."""
+"""The aio client: see `tracefill.calls.grpc.client`. A span for each call that is sent, inside of the user's interceptors: whatever
+metadata they make, ours is added to it."""
 
 from __future__ import annotations
 
+import contextvars
+import weakref
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
-from grpc.aio import _channel
+from grpc.aio import _call, _channel, _interceptor
 
 from tracefill.calls.grpc.server import is_contribs
 from tracefill.calls.rpc_contrib import step_aside
 from tracefill.calls.rpc_spans import ClientCall, begin_client, is_on
+from tracefill.snapshots import bind
 from tracefill.wrapping import Patches
 
 __all__ = ["aio_client_interceptors", "wrap_all"]
 
-_METADATA = 2
 _TARGET = "_tracefill_target"
+
+
+class _Asked(NamedTuple):
+    """What the user has called, known to the calls that his interceptors make of it."""
+
+    target: str = ""
+    contribs: Any = None
+    is_traced: bool = True
+
+
+_asked: contextvars.ContextVar[_Asked | None] = contextvars.ContextVar("tracefill_grpc_asked", default=None)
 
 
 def wrap_all(patches: Patches) -> None:
     """What channels and stubs are made of, so that those which exist already are traced too."""
     patches.wrap(_channel.Channel, "__init__", _remember_target)
     for name in ("UnaryUnary", "UnaryStream", "StreamUnary", "StreamStream"):
-        patches.wrap(getattr(_channel, f"{name}MultiCallable"), "__call__", _call)
+        patches.wrap(getattr(_channel, f"{name}MultiCallable"), "__call__", _ask)
+        patches.wrap(getattr(_call, f"{name}Call"), "__init__", _send)
+    # gRPC runs callbacks in the context of the call.
+    for kind in (_call.Call, _interceptor.InterceptedCall):
+        patches.wrap(kind, "add_done_callback", _with_bound_callback)
 
 
 def _remember_target(original: Any) -> Callable[..., None]:
@@ -34,35 +52,72 @@ def _remember_target(original: Any) -> Callable[..., None]:
     return init
 
 
-def _call(original: Any) -> Callable[..., Any]:
-    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        rpc = _begin(self, args[0] if args else None, kwargs)
-        if rpc is None:
-            return original(self, *args, **kwargs)
-        if len(args) > _METADATA:
-            args = (*args[:_METADATA], rpc.metadata(args[_METADATA]), *args[_METADATA + 1 :])
-        else:
-            kwargs["metadata"] = rpc.metadata(kwargs.get("metadata"))
+def _ask(original: Any) -> Callable[..., Any]:
+    def ask(self: Any, *args: Any, **kwargs: Any) -> Any:
+        token = _asked.set(_what_is_asked(self, kwargs.get("timeout")))
         try:
-            answer = original(self, *args, **kwargs)
-        except BaseException as error:
-            rpc.fail(error)
-            raise
-        answer.add_done_callback(_ends(rpc))
-        return answer
+            return original(self, *args, **kwargs)
+        finally:
+            _asked.reset(token)
 
-    return call
+    return ask
 
 
-def _begin(callable_: Any, request: Any, kwargs: dict[str, Any]) -> ClientCall | None:
-    theirs = next((one for one in callable_._interceptors or () if is_contribs(one)), None)
-    if theirs is not None:
-        step_aside()
-        details = grpc.aio.ClientCallDetails(callable_._method, kwargs.get("timeout"), None, None, None)
-        if theirs._filter is not None and not theirs._filter(details):
-            return None
+def _what_is_asked(callable_: Any, timeout: float | None) -> _Asked:
     target = getattr(getattr(callable_, "_python_channel", None), _TARGET, "")
-    return begin_client(callable_._method, target, request, theirs)
+    theirs = next((one for one in callable_._interceptors or () if is_contribs(one)), None)
+    if theirs is None:
+        return _Asked(target)
+    step_aside()
+    details = grpc.aio.ClientCallDetails(callable_._method, timeout, None, None, None)
+    return _Asked(target, theirs, theirs._filter is None or bool(theirs._filter(details)))
+
+
+def _send(original: Any) -> Callable[..., None]:
+    def init(
+        self: Any,
+        request: Any,
+        deadline: Any,
+        metadata: Any,
+        credentials: Any,
+        wait: Any,
+        channel: Any,
+        method: Any,
+        *rest: Any,
+    ) -> None:
+        asked = _asked.get() or _Asked()
+        rpc = begin_client(method, asked.target, request, asked.contribs) if asked.is_traced else None
+        if rpc is not None:
+            metadata = rpc.metadata(metadata)
+        try:
+            original(self, request, deadline, metadata, credentials, wait, channel, method, *rest)
+        except BaseException as error:
+            if rpc is not None:
+                rpc.fail(error)
+            raise
+        if rpc is not None:
+            _end_with(self, rpc)
+
+    return init
+
+
+def _end_with(answer: Any, rpc: ClientCall) -> None:
+    """Ends the call with its answer, without keeping that alive: one that is forgotten cancels itself."""
+    held = weakref.ref(answer)
+
+    def over() -> None:
+        answer = held()
+        code = None if answer is None else _at_once(answer.code())
+        rpc.end("CANCELLED" if code is None else code.name, None if answer is None else _at_once(answer.details()))
+
+    answer._cython_call.add_done_callback(over)
+
+
+def _with_bound_callback(original: Any) -> Callable[..., Any]:
+    def add(self: Any, callback: Any) -> Any:
+        return original(self, bind(callback) if callable(callback) else callback)
+
+    return add
 
 
 def _ends(rpc: ClientCall) -> Callable[[Any], None]:
@@ -99,7 +154,10 @@ class _Interceptor:
         except BaseException as error:
             rpc.fail(error)
             raise
-        answer.add_done_callback(_ends(rpc))
+        try:
+            answer.add_done_callback(_ends(rpc))
+        except NotImplementedError:  # an answer that an interceptor has made up
+            rpc.end("OK")
         return answer
 
 

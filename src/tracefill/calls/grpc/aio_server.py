@@ -98,9 +98,17 @@ def _streamed(behavior: Any, rpc: ServerCall) -> Any:
 
     def serve(request: Any, context: Any) -> Any:
         status = _SyncContext(rpc, context)
+        _end_with_task(rpc, status)
         return Responses(rpc, status, behavior, request, status)
 
     return serve
+
+
+def _end_with_task(rpc: ServerCall, context: Any) -> None:
+    """Where the caller is gone, gRPC's thread waits for ever to hand over the next response: nobody ends the handler."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.add_done_callback(lambda _: end(rpc, context, gone=True))
 
 
 def _coroutine(behavior: Any, rpc: ServerCall) -> Any:

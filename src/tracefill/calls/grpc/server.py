@@ -112,9 +112,33 @@ def _unary(behavior: Any, rpc: ServerCall) -> Any:
 
 
 def _streamed(behavior: Any, rpc: ServerCall) -> Any:
-    def serve(request: Any, context: Any, *send: Any) -> Any:
+    if getattr(behavior, "experimental_non_blocking", False):
+        return _non_blocking(behavior, rpc)
+
+    def serve(request: Any, context: Any) -> Any:
         _hold_callbacks(rpc, context)
-        return Responses(rpc, context, behavior, request, context, *send)
+        return Responses(rpc, context, behavior, request, context)
+
+    return serve
+
+
+def _non_blocking(behavior: Any, rpc: ServerCall) -> Any:
+    """A handler that returns at once, and sends until it has sent None."""
+
+    def serve(request: Any, context: Any, send: Any) -> None:
+        def send_or_end(response: Any) -> None:
+            if response is None:
+                end(rpc, context)
+            send(response)
+
+        context.add_callback(lambda: end(rpc, context, gone=True))
+        _hold_callbacks(rpc, context)
+        with scope(rpc.inside):
+            try:
+                behavior(request, context, send_or_end)
+            except BaseException as error:
+                end(rpc, context, error)
+                raise
 
     return serve
 
@@ -129,11 +153,7 @@ class Responses:
         self._own = contextvars.copy_context()
         self._own.run(otel_context.attach, rpc.inside)
         self._steps: Any = iter(())
-        answer = self._step(behavior, *args)
-        if answer is None:
-            self._end()  # it sends by a callback
-        else:
-            self._steps = self._step(iter, answer)
+        self._steps = self._step(iter, self._step(behavior, *args))
 
     def __iter__(self) -> Iterator[Any]:
         return self
@@ -170,13 +190,21 @@ class Responses:
 def end(rpc: ServerCall, context: Any, error: BaseException | None = None, *, gone: bool = False) -> None:
     """Ends the span with the status that the handler has left in its context."""
     code = status_name(context)
-    if error is not None:
+    gone = gone or not _is_active(context)
+    if error is None or (
+        gone and type(error) is grpc.RpcError
+    ):  # what reading the next request of a lost caller raises
+        rpc.end(code or _without_code(context, gone), _details(context))
+    else:
         aborted = code is not None and (type(error) is Exception or type(error).__name__ == "AbortError")
         rpc.end(code or "UNKNOWN", _details(context), None if aborted else error)
-    elif gone or not _is_active(context):
-        rpc.end(code or "CANCELLED")
-    else:
-        rpc.end(code or "OK", _details(context))
+
+
+def _without_code(context: Any, gone: bool) -> str:
+    """The status where the handler has set none. A caller whose deadline has passed has given up, whatever he is sent."""
+    if context.time_remaining() == 0:
+        return "DEADLINE_EXCEEDED"
+    return "CANCELLED" if gone else "OK"
 
 
 def status_name(context: Any) -> str | None:
