@@ -3014,7 +3014,8 @@ cdef class SpanStart:
     Made by tracefill.sdk_spans, which knows the classes of the SDK (`parts`). Whatever is out of the ordinary is left to the
     tracer: a Context of somebody else's class, a parent that is no SpanContext, a tracer that was switched off.
     """
-    cdef object tracer, ask, Span, Attributes, List, ParentBased, StaticSampler, sampled_decision, unset, lock, deque, time_ns
+    cdef object tracer, ask, Span, Attributes, List, ParentBased, StaticSampler, sampled_decision, dropped_decision
+    cdef object unset, lock, deque, time_ns
 
     def __init__(self, tracer, parts):
         ready()
@@ -3022,7 +3023,7 @@ cdef class SpanStart:
         self.ask = tracer.start_span
         self.Span, self.Attributes, self.List = parts.Span, parts.BoundedAttributes, parts.BoundedList
         self.ParentBased, self.StaticSampler = parts.ParentBased, parts.StaticSampler
-        self.sampled_decision, self.unset = parts.RECORD_AND_SAMPLE, parts.UNSET
+        self.sampled_decision, self.dropped_decision, self.unset = parts.RECORD_AND_SAMPLE, parts.DROP, parts.UNSET
         self.lock, self.deque, self.time_ns = parts.Lock, parts.deque, parts.time_ns
 
     def __call__(self, name, context, kind, attributes, links, start_time_ns):
@@ -3070,12 +3071,12 @@ cdef class SpanStart:
         else:    # a sampler that says the same to everybody
             decision = sampler._decision
             state = None if parent is None else (<tuple>parent)[4]
-        flags = 1 if decision is self.sampled_decision or decision.is_sampled() else 0
+        flags = 1 if decision is self.sampled_decision or decision is not self.dropped_decision and decision.is_sampled() else 0
         if ids.is_trace_id_random() if parent is None else (<tuple>parent)[3] & 2:
             flags |= 2
         held = started_span_context(trace_id, ids.generate_span_id(), flags, state)
         ended = tracer._tracer_metrics.start_span(parent, decision)
-        if decision is not self.sampled_decision and not decision.is_recording():
+        if decision is self.dropped_decision or decision is not self.sampled_decision and not decision.is_recording():
             return NonRecordingSpan(held)
         span = self.new_span(name, held, parent, kind, given, links, ended)
         span._start_time = self.time_ns() if start_time_ns is None else start_time_ns

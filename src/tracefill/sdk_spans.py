@@ -62,6 +62,7 @@ def _parts() -> SimpleNamespace:
         SamplingResult=SamplingResult,
         StaticSampler=StaticSampler,
         RECORD_AND_SAMPLE=Decision.RECORD_AND_SAMPLE,
+        DROP=Decision.DROP,
         UNSET=Status(StatusCode.UNSET),
         Lock=threading.Lock,
         deque=deque,

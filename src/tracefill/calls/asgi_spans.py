@@ -66,6 +66,7 @@ class Middleware:
     ) -> None:
         self.app = app
         self._contribs: tuple[makers.Maker, ...] | None = None
+        self._is_plain = False  # nobody else's span to leave alone and no URL excluded, as far as is known
         self._excluded = url_test(library, excluded_urls)
         self._library = library
         self._request_hook = request_hook
@@ -74,25 +75,32 @@ class Middleware:
         self._response_headers = header_capture("server", "response", response_headers, secret_headers)
 
     async def __call__(self, asgi_scope: Scope, receive: Receive, send: Send) -> None:
+        met = _tracer.enter(asgi_scope, KEY) if self._is_plain else None
+        if type(met) is ContextScope:  # the caller says no, and there is nothing else to look at
+            try:
+                return await self.app(asgi_scope, receive, send)
+            finally:
+                met.close()
         kind = asgi_scope["type"]
-        if kind != "http" and kind != "websocket":
+        if (kind != "http" and kind != "websocket") or (met is None and self._is_contribs(asgi_scope)):
             return await self.app(asgi_scope, receive, send)
-        if self._contribs is None:
-            self._contribs = makers.contribs(self.app)
-        if self._contribs and any(makes_span() for makes_span in self._contribs) and not self.shuns(asgi_scope):
-            return await self.app(asgi_scope, receive, send)
-        met = _tracer.enter(asgi_scope, KEY) if self._excluded is None and not tags.declared() else None
-        arrival = met if type(met) is ContextScope else Arrival(met) if met is not None else self._look(asgi_scope)
+        arrival = Arrival(met) if met is not None else self._look(asgi_scope)
         if arrival is None:
             return await self.app(asgi_scope, receive, send)
-        if type(arrival) is not ContextScope:
+        if isinstance(arrival, Arrival):
             return await self._record(asgi_scope, receive, send, arrival)
         try:
             return await self.app(asgi_scope, receive, send)
         finally:
-            if met is None:
-                tags.over(current(), None)
+            tags.over(current(), None)
             arrival.close()
+
+    def _is_contribs(self, asgi_scope: Scope) -> bool:
+        """Whether the span is contrib's, whose middleware or instrumentation is within."""
+        if self._contribs is None:
+            self._contribs = makers.contribs(self.app)
+            self._is_plain = not self._contribs and self._excluded is None
+        return any(makes_span() for makes_span in self._contribs) and not self.shuns(asgi_scope)
 
     def _look(self, asgi_scope: Scope) -> Arrival | ContextScope | None:
         """The request's Arrival; an open scope, where it is to have no span; None where somebody else serves it already."""

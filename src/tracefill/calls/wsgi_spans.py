@@ -71,6 +71,7 @@ class Middleware:
     ) -> None:
         self.app = app
         self._contribs: tuple[makers.Maker, ...] | None = None
+        self._is_plain = False  # nobody else's span to leave alone and no URL excluded, as far as is known
         self._excluded = url_test(library, excluded_urls)
         self._library = library
         self._request_hook = request_hook
@@ -79,15 +80,31 @@ class Middleware:
         self._response_headers = header_capture("server", "response", response_headers, secret_headers)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        if self._contribs is None:
-            self._contribs = makers.contribs(self.app)
-        if self._contribs and any(makes_span() for makes_span in self._contribs) and not self.shuns(environ):
-            return self.app(environ, start_response)
-        met = _tracer.enter(environ, KEY) if self._excluded is None and not tags.declared() else None
-        if type(met) is Scope:
-            return self._pass(environ, start_response, met)
+        met = _tracer.enter(environ, KEY) if self._is_plain else None
+        if type(met) is Scope:  # the caller says no, and there is nothing else to look at
+            try:
+                body = self.app(environ, start_response)
+                return body if type(body) is list else covered(body, environ, current(), _nothing)
+            finally:
+                met.close()
         if met is not None:
             return self._record(environ, start_response, Arrival(met))
+        if self._is_contribs(environ):
+            return self.app(environ, start_response)
+        return self._look(environ, start_response)
+
+    def _is_contribs(self, environ: Environ) -> bool:
+        """Whether the span is contrib's, whose middleware or instrumentation is within."""
+        if self._contribs is None:
+            self._contribs = makers.contribs(self.app)
+            self._is_plain = not self._contribs and self._excluded is None
+        return any(makes_span() for makes_span in self._contribs) and not self.shuns(environ)
+
+    def shuns(self, environ: Environ) -> bool:
+        """Whether this URL is excluded by the variables of a framework, which contrib's instrumentation of it reads too."""
+        return self._library != "HTTP" and self._excluded is not None and bool(self._excluded(_url(environ)))
+
+    def _look(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         arrival = environ.get(KEY)
         if arrival is not None:
             if arrival.span is not None:
@@ -100,23 +117,17 @@ class Middleware:
             context = tags.received(extract(environ, base), environ, path_of(environ))
         if _tracer.records(context) and not (self._excluded is not None and self._excluded(_url(environ))):
             return self._record(environ, start_response, arrival or Arrival(context))
+        return self._pass(environ, start_response, context)
+
+    def _pass(self, environ: Environ, start_response: StartResponse, context: Context) -> Iterable[bytes]:
+        """A request that is to have no span."""
         over = _tags_over(context) if tags.declared() else _nothing
-        return self._pass(environ, start_response, enter_scope(context), over)
-
-    def shuns(self, environ: Environ) -> bool:
-        """Whether this URL is excluded by the variables of a framework, which contrib's instrumentation of it reads too."""
-        return self._library != "HTTP" and self._excluded is not None and bool(self._excluded(_url(environ)))
-
-    def _pass(
-        self, environ: Environ, start_response: StartResponse, opened: Scope, over: Over = _nothing
-    ) -> Iterable[bytes]:
+        opened = enter_scope(context)
         try:
-            body = self.app(environ, start_response)
+            return covered(self.app(environ, start_response), environ, current(), over)
         except BaseException as error:
             over(error)
             raise
-        else:
-            return body if type(body) is list and over is _nothing else covered(body, environ, current(), over)
         finally:
             opened.close()
 

@@ -101,7 +101,7 @@ class Arrival:
         self.begun = True
         if self.trace_id and root_ids.can_choose():
             root_ids.choose(self.trace_id, self.span_id)
-        if said := self.attributes():
+        if (self.request_id is not None or tags.declared()) and (said := self.attributes()):
             attributes = {**attributes, **said}
         self.span = tracer.begin(name, "server", self.context, attributes, self.links)
         if self.trace_id:
