@@ -3,10 +3,16 @@
 Contrib is switched on with OpenTelemetry's default propagators, as a program has it that does not know who calls.
 """
 
+import asyncio
+import http.client
 import json
 import os
 import urllib.request
 
+import aiohttp
+import httpx
+import requests
+import urllib3
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 
@@ -16,6 +22,11 @@ from tests.calls.running import SPAN_ID, asgi, ask, here, send, wsgi
 CONTRIB = [
     "opentelemetry.instrumentation.flask:FlaskInstrumentor",
     "opentelemetry.instrumentation.fastapi:FastAPIInstrumentor",
+    "opentelemetry.instrumentation.requests:RequestsInstrumentor",
+    "opentelemetry.instrumentation.httpx:HTTPXClientInstrumentor",
+    "opentelemetry.instrumentation.aiohttp_client:AioHttpClientInstrumentor",
+    "opentelemetry.instrumentation.urllib3:URLLib3Instrumentor",
+    "opentelemetry.instrumentation.urllib:URLLibInstrumentor",
 ]
 
 REQUEST_ID = "6f5902ac-237e-4f0e-8a1c-2f1d6c0b9d3e"
@@ -426,30 +437,51 @@ def returned(b: Program) -> None:
                 assert trace_id in by_both["traceresponse"]
 
 
-@boundary("headers: X-Request-ID forwarded to the downstream HTTP call")
+@boundary("headers: X-Request-ID forwarded to the downstream HTTP call, by each client")
 def forwarded(b: Program) -> None:
     import flask
 
-    seen = []
+    seen = {}
 
     def downstream(environ, start_response):
-        seen.append(environ.get("HTTP_X_REQUEST_ID"))
+        seen[environ["PATH_INFO"]] = environ.get("HTTP_X_REQUEST_ID")
         start_response("200 OK", [])
         b.far("a")
         return [b"done"]
+
+    async def by_httpx(url):
+        async with httpx.AsyncClient() as client:
+            await client.get(url)
+
+    async def by_aiohttp(url):
+        async with aiohttp.ClientSession() as session, session.get(url) as response:
+            await response.read()
 
     app = flask.Flask(__name__)
 
     @app.get("/a")
     def through():
+        back = f"http://127.0.0.1:{flask.current_app.back}"
         with b.span("neara"):
-            urllib.request.urlopen(f"http://127.0.0.1:{flask.current_app.back}/").read()
+            urllib.request.urlopen(f"{back}/urllib").read()
+            requests.get(f"{back}/requests", timeout=30)
+            httpx.get(f"{back}/httpx")
+            urllib3.request("GET", f"{back}/urllib3")
+            asyncio.run(by_httpx(f"{back}/httpx_async"))
+            connection = http.client.HTTPConnection("127.0.0.1", flask.current_app.back)
+            connection.request("GET", "/http_client")
+            connection.getresponse().read()
+            connection.close()
+            requests.get(f"{back}/own", headers={"x-request-id": "own"}, timeout=30)
+            asyncio.run(by_aiohttp(f"{back}/aiohttp"))
         return "done"
 
     with wsgi(app) as port, wsgi(downstream) as app.back:
         assert ask(port, "/a", {"X-Request-ID": "order-4711"}).status == 200
     if "tracefill" in os.environ["BOUNDARY_MODE"]:
-        assert seen == ["order-4711"]
+        assert seen.pop("/own") == "own"
+        assert len(seen) == 7
+        assert set(seen.values()) == {"order-4711"}, seen
 
 
 @boundary("headers: log records in the handler carry the trace id (stdlib logging)")

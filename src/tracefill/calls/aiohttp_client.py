@@ -14,7 +14,7 @@ import contextvars
 from collections.abc import Callable
 from typing import Any
 
-from tracefill.calls.client_spans import Call, Client
+from tracefill.calls.client_spans import Call, Client, pass_on, request_id_left_out
 from tracefill.context import extract, inject, scope
 from tracefill.wrapping import Patches
 
@@ -94,6 +94,8 @@ def _begin(original: Any) -> Callable[..., None]:
         sending = _sending.get()
         if sending is not None:
             sending.begin(self)
+        else:
+            pass_on(self.headers, request_id_left_out())
 
     return init
 

@@ -42,7 +42,7 @@ from tracefill.edge import request_ids
 from tracefill.spans import Tracer, suppressed
 from tracefill.wrapping import contrib_active
 
-__all__ = ["Call", "Client", "in_progress", "take_off_stale", "unmark"]
+__all__ = ["Call", "Client", "in_progress", "pass_on", "request_id_left_out", "take_off_stale", "unmark"]
 
 _CALL = "tracefill-http-call"
 _COVERING = "tracefill-http-covering"
@@ -187,9 +187,7 @@ class Call:
             tags.inject(headers, self.inside, None if follows else _host(self._url), self._given)
         else:
             inject(headers, self.inside)
-        request_id = request_ids.current(self.outer)
-        if request_id is not None and not _holds(headers, request_ids.HEADER):
-            setter.set(headers, request_ids.HEADER, request_id)
+        pass_on(headers, request_ids.current(self.outer))
 
     def __enter__(self) -> Call:
         self._scope = scope(self.inside)
@@ -233,6 +231,20 @@ def in_progress(client: Client) -> Call | None:
     """The call of this client within which the caller runs; None when there is none."""
     call = current().get(_CALL)
     return call if isinstance(call, Call) and call.client is client else None
+
+
+def request_id_left_out() -> str | None:
+    """The request id that is missing from requests which contrib traces; None where there is none, or it is ours to send."""
+    context = current()
+    if isinstance(context.get(_CALL), Call) or suppressed(context):
+        return None
+    return request_ids.current(context)
+
+
+def pass_on(headers: Any, request_id: str | None) -> None:
+    """Sets the request id, where there is one and the caller has set none himself."""
+    if request_id is not None and not _holds(headers, request_ids.HEADER):
+        setter.set(headers, request_ids.HEADER, request_id)
 
 
 def unmark(owner: Any, name: str, mark: str) -> None:

@@ -3,8 +3,8 @@
     tracefill.install(only=["http_client"])
     connection.request("GET", "/orders")            # connections that exist already do the same
 
-Below requests, urllib3, urllib.request, and whatever else makes spans of its own, none is made. The span lasts from the end of
-the headers to the beginning of the answer.
+Below requests, urllib3, urllib.request, and whatever else makes spans of its own, none is made; below contrib's, the request id
+is passed on. The span lasts from the end of the headers to the beginning of the answer.
 Without install(): `headers = {}; inject(headers); connection.request("GET", "/orders", headers=headers)`.
 """
 
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tracefill._codec import FORMAT_FIELDS
-from tracefill.calls.client_spans import Call, Client
+from tracefill.calls.client_spans import Call, Client, pass_on, request_id_left_out
 from tracefill.context import extract, inject, scope
 from tracefill.wrapping import Patches
 
@@ -71,6 +71,8 @@ class _Request:
         call = _client.begin(self.method, self.url, self.headers)
         if call is not None:
             call.inject(self.held)
+        else:
+            pass_on(self.held, request_id_left_out())
         for name, value in self.held.items():
             connection.putheader(name, value)
         return call
@@ -80,7 +82,7 @@ def _putrequest(original: Any) -> Callable[..., None]:
     def putrequest(self: Any, method: str, url: str, *args: Any, **kwargs: Any) -> None:
         original(self, method, url, *args, **kwargs)
         _over(self)
-        if _client.takes():
+        if _client.takes() or request_id_left_out() is not None:
             vars(self)[_BEGUN] = _Request(method, _absolute(self, url))
 
     return putrequest

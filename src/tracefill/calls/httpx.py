@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tracefill.calls.client_spans import Call, Client
+from tracefill.calls.client_spans import Call, Client, pass_on, request_id_left_out
 from tracefill.context import extract, inject, scope
 from tracefill.wrapping import Patches, contrib_active
 
@@ -108,16 +108,20 @@ def _is_users(transport: Any) -> bool:
 
 
 def _left_alone(client: Any, request: Any) -> Any:
-    """A request that is not for us to trace. Contrib traces a transport of the user's only where it rides on one of httpx's:
-    on anything else, it takes the caller's position along."""
-    if not (
+    """A request that is not for us to trace, with what contrib leaves out: the request id, and the caller's position where a
+    transport of his own may ride on something else than httpx's."""
+    request_id = request_id_left_out()
+    is_left_out = (
         _client.takes()
         and contrib_active("opentelemetry.instrumentation.httpx", "HTTPXClientInstrumentor")
         and _is_users(client._transport_for_url(request.url))
-    ):
+    )
+    if request_id is None and not is_left_out:
         return request
     sent = _copied(request)
-    inject(sent.headers)
+    if is_left_out:
+        inject(sent.headers)
+    pass_on(sent.headers, request_id)
     return sent
 
 
