@@ -8,6 +8,7 @@ import functools
 import os
 import subprocess
 import sys
+import threading
 import types
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -16,8 +17,10 @@ from datetime import timedelta
 from typing import Any
 
 import aio_pika
-from aio_pika import DeliveryMode, ExchangeType, IncomingMessage, Message
-from aio_pika.patterns import RPC, Master
+from aio_pika import DeliveryMode, ExchangeType, IncomingMessage, Message, connect_robust
+from aio_pika.exceptions import QueueEmpty
+from aio_pika.patterns import RPC, JsonMaster, JsonRPC, Master, NackMessage, RejectMessage
+from aio_pika.pool import Pool
 from opentelemetry import trace
 
 from tests.boundaries import Program, boundary
@@ -745,3 +748,499 @@ async def hostile_headers(b: Program) -> None:
                 if not left:
                     break
         await handle(queue, on_message, HOSTILE // 2)
+
+
+# ---------------------------------------------------------------------------------------- services as they are written
+
+
+@boundary("aio-pika: a consumer class, its method as the callback, requeued once", needs=("rabbitmq",))
+async def consumer_class(b: Program) -> None:
+    class Consumer:
+        def __init__(self, ch: Any) -> None:
+            self.ch, self.failed, self.done = ch, False, Done()
+
+        async def start(self, queue: Any) -> None:
+            await self.ch.set_qos(prefetch_count=1)
+            await queue.consume(self.on_message)
+
+        async def on_message(self, message: Any) -> None:
+            with contextlib.suppress(ValueError):
+                async with message.process(requeue=True, reject_on_redelivered=False):
+                    await self.handle(text(message))
+            self.done()
+
+        async def handle(self, key: str) -> None:
+            await asyncio.sleep(0)
+            b.far(key)
+            if not self.failed:
+                self.failed = True
+                raise ValueError(key)
+
+    async with opened(b) as ch:
+        queue = await new_queue(ch)
+        consumer = Consumer(ch)
+        with b.span("startup"):
+            await consumer.start(queue)
+        await send_each(b, ch, queue, "ab")
+        await consumer.done.wait(3)
+
+
+@boundary("aio-pika: iterator held in a variable, left by break, then walked on", needs=("rabbitmq",))
+async def iterator_in_variable(b: Program) -> None:
+    async with opened(b) as ch:
+        queue = await new_queue(ch)
+        await send_each(b, ch, queue, "abc")
+        async with queue.iterator(no_ack=False) as messages:
+            async for message in messages:
+                async with message.process():
+                    b.far(text(message))
+                    if message.body == b"b":
+                        break
+            b.clean("after break")
+            async for message in messages:
+                b.far(text(message))
+                await message.ack()
+                break
+            b.clean("after the second break")
+        b.clean("after the iterator")
+
+
+@boundary("aio-pika: several workers, each with an iterator over one queue, cancelled at the end", needs=("rabbitmq",))
+async def worker_tasks(b: Program) -> None:
+    done = Done()
+
+    async def work(ch: Any) -> None:
+        queue = await ch.declare_queue(name)
+        async with queue.iterator() as messages:
+            async for message in messages:
+                async with message.process():
+                    await asyncio.sleep(0.01)
+                    b.far(text(message))
+                done()
+
+    async with opened(b) as ch, opened(b) as other:
+        queue = await new_queue(ch)
+        name = queue.name
+        with b.span("startup"):
+            workers = [asyncio.create_task(work(of)) for of in (ch, other)]
+        await send_each(b, ch, queue, "abcd")
+        await done.wait(4)
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+
+
+@boundary("aio-pika: a semaphore and a TaskGroup, a task for each message", needs=("rabbitmq",))
+async def bounded_tasks(b: Program) -> None:
+    limit = asyncio.Semaphore(2)
+
+    async def work(message: Any) -> None:
+        async with limit, message.process():
+            await asyncio.sleep(0.05)
+            b.far(text(message))
+
+    async with opened(b) as ch:
+        queue = await new_queue(ch)
+        await send_each(b, ch, queue, "abcd")
+        left = 4
+        async with asyncio.TaskGroup() as group, queue.iterator() as messages:
+            async for message in messages:
+                group.create_task(work(message))
+                left -= 1
+                if not left:
+                    break
+        b.clean("after the group")
+
+
+@boundary("aio-pika: connection and channel pools, publish and get", needs=("rabbitmq",))
+async def pools(b: Program) -> None:
+    async def get_connection() -> Any:
+        return await connect_robust(f"amqp://guest:guest@{b.address('rabbitmq')}/")
+
+    async def get_channel() -> Any:
+        async with connections.acquire() as connection:
+            return await connection.channel()
+
+    async def publish(key: str) -> None:
+        async with channels.acquire() as ch:
+            await ch.default_exchange.publish(Message(key.encode()), name)
+
+    async def consume() -> None:
+        async with channels.acquire() as ch:
+            await ch.set_qos(10)
+            queue = await ch.declare_queue(name, durable=False, auto_delete=False)
+            left = 3
+            async with queue.iterator() as messages:
+                async for message in messages:
+                    b.far(text(message))
+                    await message.ack()
+                    left -= 1
+                    if not left:
+                        break
+
+    connections: Pool[Any] = Pool(get_connection, max_size=2)
+    channels: Pool[Any] = Pool(get_channel, max_size=4)
+    async with connections, channels:
+        async with channels.acquire() as ch:
+            name = (await new_queue(ch)).name
+        for key in "abc":
+            with b.near(key):
+                await publish(key)
+        await asyncio.wait_for(consume(), DEADLINE_S)
+    b.clean("after the pools")
+
+
+@boundary("aio-pika: a handler that is cancelled, the next message", needs=("rabbitmq",))
+async def handler_cancelled(b: Program) -> None:
+    seen = Done()
+
+    async def on_message(message: Any) -> None:
+        try:
+            async with message.process(ignore_processed=True):
+                b.far(text(message))
+                if message.body == b"a":
+                    async with asyncio.timeout(0.05):
+                        await asyncio.sleep(10)
+        except TimeoutError:
+            b.far(text(message))
+        finally:
+            seen()
+
+    async with opened(b) as ch:
+        queue = await new_queue(ch)
+        await queue.consume(on_message)
+        await send_each(b, ch, queue, "ab")
+        await seen.wait(2)
+        b.clean("after the messages")
+
+
+@boundary("aio-pika: queue.get() polled: fail=False, QueueEmpty, timeout", needs=("rabbitmq",))
+async def polled(b: Program) -> None:
+    async def poll(queue: Any) -> None:
+        while (message := await queue.get(fail=False)) is not None:
+            async with message.process():
+                b.far(text(message))
+        b.clean("when it is empty")
+
+    async def poll_raising(queue: Any) -> None:
+        while True:
+            try:
+                message = await queue.get(timeout=5)
+            except QueueEmpty:
+                b.clean("when QueueEmpty is raised")
+                break
+            b.far(text(message))
+            await message.ack()
+
+    async with opened(b) as ch:
+        queue = await new_queue(ch)
+        await send_each(b, ch, queue, "ab")
+        await poll(queue)
+        b.clean("after poll()")
+        await send_each(b, ch, queue, "cd")
+        await poll_raising(queue)
+        b.clean("after poll_raising()")
+
+
+@boundary("aio-pika: retry by a queue with a TTL whose dead letters come back", needs=("rabbitmq",))
+async def delayed_retry(b: Program) -> None:
+    tries = []
+    done = Done()
+
+    async def on_message(message: Any) -> None:
+        b.far()
+        one_header(b, message)
+        tries.append(message.headers.get("x-death"))
+        if len(tries) < 3:
+            await message.reject(requeue=False)
+        else:
+            await message.ack()
+            done()
+
+    async with opened(b) as ch:
+        exchange = await ch.declare_exchange(f"x-{uuid.uuid4().hex[:12]}", ExchangeType.DIRECT)
+        work = await new_queue(
+            ch, arguments={"x-dead-letter-exchange": exchange.name, "x-dead-letter-routing-key": "wait"}
+        )
+        wait = await new_queue(
+            ch,
+            arguments={
+                "x-message-ttl": 50,
+                "x-dead-letter-exchange": exchange.name,
+                "x-dead-letter-routing-key": "work",
+            },
+        )
+        await work.bind(exchange, "work")
+        await wait.bind(exchange, "wait")
+        await work.consume(on_message)
+        with b.near():
+            await exchange.publish(Message(b"order", delivery_mode=DeliveryMode.PERSISTENT), "work")
+        await done.wait(1)
+
+
+@boundary("aio-pika: JsonRPC: proxy, nested calls, an error, a timeout", needs=("rabbitmq",))
+async def json_rpc(b: Program) -> None:
+    async with opened(b) as ch, opened(b) as other:
+        server, client = await JsonRPC.create(other), await JsonRPC.create(ch)
+        outer, inner = (f"work_{uuid.uuid4().hex[:12]}" for _ in "ab")
+
+        async def on_inner(key: str) -> str:
+            b.far(key)
+            if key == "b":
+                raise ValueError(key)
+            if key == "c":
+                await asyncio.sleep(0.3)
+            return key
+
+        async def on_outer(key: str) -> str:
+            b.far(key)
+            answer = await client.call(inner, {"key": key}, expiration=5)
+            b.far(key)
+            return str(answer)
+
+        await server.register(inner, on_inner, auto_delete=True)
+        await server.register(outer, on_outer, auto_delete=True)
+        with b.near("a") as near:
+            if await getattr(client.proxy, outer)(key="a") != "a" or trace.get_current_span() is not near:
+                b.leak("after the answer")
+        with b.near("b") as near:
+            try:
+                await client.call(outer, {"key": "b"})
+            except Exception:
+                if trace.get_current_span() is not near:
+                    b.leak("after the error")
+        with b.near("c"), contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(client.call(inner, {"key": "c"}), 0.1)
+        await asyncio.sleep(0.4)
+        await server.close()
+        await client.close()
+        b.clean("after all")
+
+
+@boundary(
+    "aio-pika: Master: proxy, NackMessage and RejectMessage, a worker that makes the next task", needs=("rabbitmq",)
+)
+async def master_errors(b: Program) -> None:
+    done = Done()
+    tries: list[str] = []
+
+    async with opened(b) as ch:
+        pattern = JsonMaster(ch)
+        first, second = (f"work_{uuid.uuid4().hex[:12]}" for _ in "ab")
+
+        async def on_first(*, key: str) -> None:
+            b.far(key)
+            tries.append(key)
+            if tries.count(key) == 1:
+                raise NackMessage(requeue=True)
+            await pattern.create_task(second, {"key": key})
+            if key == "b":
+                raise RejectMessage(requeue=False)
+
+        async def on_second(*, key: str) -> None:
+            b.far(key)
+            done()
+
+        await pattern.create_worker(first, on_first, auto_delete=True)
+        await pattern.create_worker(second, on_second, auto_delete=True)
+        for key in "ab":
+            with b.near(key):
+                await getattr(pattern.proxy, first)(key=key)
+        await done.wait(2)
+
+
+@boundary("aio-pika: a loop on a thread of its own, requests publish by run_coroutine_threadsafe", needs=("rabbitmq",))
+def threaded_loop(b: Program) -> None:
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    seen = threading.Semaphore(0)
+
+    async def on_message(message: Any) -> None:
+        async with message.process():
+            b.far(text(message))
+        seen.release()
+
+    async def start() -> Any:
+        connection = await connect_robust(f"amqp://guest:guest@{b.address('rabbitmq')}/")
+        ch = await connection.channel(publisher_confirms=True)
+        queue = await new_queue(ch)
+        await queue.consume(on_message)
+        return connection, ch, queue
+
+    def run(coroutine: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(DEADLINE_S)
+
+    connection, ch, queue = run(start())
+    for key in "ab":
+        with b.near(key):
+            run(ch.default_exchange.publish(Message(key.encode()), queue.name))
+    for _ in "ab":
+        seen.acquire(timeout=DEADLINE_S)
+    run(connection.close())
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+
+
+@boundary("aio-pika: handler goes on by call_later, call_soon, a done callback, an executor", needs=("rabbitmq",))
+async def handler_goes_on(b: Program) -> None:
+    loop = asyncio.get_running_loop()
+    done = Done()
+
+    def late(key: str) -> None:
+        b.far(key)
+        done()
+
+    async def on_message(message: Any) -> None:
+        key = text(message)
+        loop.call_later(0.05, late, key)
+        loop.call_soon(late, key)
+        task = asyncio.create_task(asyncio.sleep(0.02))
+        task.add_done_callback(lambda _: late(key))
+        loop.run_in_executor(None, b.far, key).add_done_callback(lambda _: late(key))
+
+    async with opened(b) as ch:
+        queue = await new_queue(ch)
+        await queue.consume(on_message, no_ack=True)
+        await send_each(b, ch, queue, "ab")
+        await done.wait(8)
+
+
+@boundary("aio-pika: loop body goes on by call_later after the next message was taken", needs=("rabbitmq",))
+async def body_goes_on(b: Program) -> None:
+    loop = asyncio.get_running_loop()
+    async with opened(b) as ch:
+        queue = await new_queue(ch)
+        await send_each(b, ch, queue, "abc")
+        left = 3
+        async with queue.iterator(no_ack=True) as messages:
+            async for message in messages:
+                loop.call_later(0.05, b.far, text(message))
+                loop.call_soon(b.far, text(message))
+                left -= 1
+                if not left:
+                    break
+        await asyncio.sleep(0.2)
+
+
+@boundary("aio-pika: chain A -> B -> C over a topic and a fanout exchange, transactions", needs=("rabbitmq",))
+async def chain(b: Program) -> None:
+    done = Done()
+    async with opened(b, publisher_confirms=False) as ch:
+        topic = await ch.declare_exchange(f"x-{uuid.uuid4().hex[:12]}", ExchangeType.TOPIC, auto_delete=True)
+        fanout = await ch.declare_exchange(f"x-{uuid.uuid4().hex[:12]}", ExchangeType.FANOUT, auto_delete=True)
+        first = await new_queue(ch)
+        await first.bind(topic, "order.#")
+        rest = [await ch.declare_queue("", exclusive=True) for _ in "ab"]
+        for queue in rest:
+            await queue.bind(fanout)
+
+        async def relay(message: Any) -> None:
+            async with message.process(), ch.transaction():
+                b.far(text(message))
+                await fanout.publish(Message(message.body, content_type="text/plain"), routing_key="")
+
+        async def last(message: Any) -> None:
+            async with message.process():
+                b.far(text(message))
+                one_header(b, message)
+                done()
+
+        await first.consume(relay)
+        for queue in rest:
+            await queue.consume(last)
+        for key in "ab":
+            with b.near(key):
+                await topic.publish(Message(key.encode()), f"order.{key}.created")
+        await done.wait(4)
+
+
+@boundary("aio-pika: publish in parallel from several requests on one channel", needs=("rabbitmq",))
+async def parallel(b: Program) -> None:
+    keys = "abcdefgh"
+
+    async def request(key: str) -> None:
+        with b.near(key):
+            await asyncio.gather(
+                *(ch.default_exchange.publish(Message(key.encode(), headers=shared), queue.name) for _ in "12")
+            )
+
+    async def on_message(message: Any) -> None:
+        b.far(text(message))
+        one_header(b, message)
+
+    shared: Any = {"v": 1}
+    async with opened(b) as ch:
+        queue = await new_queue(ch)
+        await asyncio.gather(*map(request, keys))
+        await handle(queue, on_message, 2 * len(keys))
+    if shared != {"v": 1}:
+        b.leak("into the shared headers")
+
+
+@boundary("aio-pika: the program's own async generator over the iterator", needs=("rabbitmq",))
+async def own_generator(b: Program) -> None:
+    async def bodies(queue: Any, count: int) -> AsyncIterator[str]:
+        async with queue.iterator() as messages:
+            async for message in messages:
+                async with message.process():
+                    yield text(message)
+                count -= 1
+                if not count:
+                    return
+
+    async with opened(b) as ch:
+        queue = await new_queue(ch)
+        await send_each(b, ch, queue, "abc")
+        async for key in bodies(queue, 3):
+            await asyncio.sleep(0)
+            b.far(key)
+        b.clean("after the loop")
+
+
+@boundary("aio-pika: reply over the message's own channel, direct reply-to", needs=("rabbitmq",))
+async def direct_reply(b: Program) -> None:
+    done = Done()
+
+    async def on_request(message: Any) -> None:
+        b.far(text(message))
+        await message.channel.basic_publish(message.body, routing_key=message.reply_to)
+
+    async def on_reply(message: Any) -> None:
+        b.far(text(message))
+        done()
+
+    async with opened(b) as ch:
+        queue = await new_queue(ch)
+        await queue.consume(on_request, no_ack=True)
+        replies = await ch.get_queue("amq.rabbitmq.reply-to", ensure=False)
+        await replies.consume(on_reply, no_ack=True)
+        for key in "ab":
+            with b.near(key):
+                await ch.default_exchange.publish(Message(key.encode(), reply_to="amq.rabbitmq.reply-to"), queue.name)
+                await done.wait(1)
+
+
+@boundary("aio-pika: the connection breaks, the robust one consumes again", needs=("rabbitmq",))
+async def reconnects(b: Program) -> None:
+    done = Done()
+
+    async def on_message(message: Any) -> None:
+        async with message.process():
+            b.far(text(message))
+            done()
+
+    connection = await connect_robust(f"amqp://guest:guest@{b.address('rabbitmq')}/", reconnect_interval=0.1)
+    async with connection, opened(b) as other:
+        ch = await connection.channel()
+        name = (await new_queue(other)).name
+        queue = await ch.declare_queue(name)
+        await queue.consume(on_message)
+        await send_each(b, other, queue, "a")
+        await done.wait(1)
+        back = asyncio.Event()
+        connection.reconnect_callbacks.add(lambda *_: back.set())
+        await connection.transport.connection.close(ConnectionError("lost"))
+        await asyncio.wait_for(back.wait(), DEADLINE_S)
+        await send_each(b, other, queue, "b")
+        await done.wait(1)

@@ -18,9 +18,12 @@ from typing import Any
 
 import kombu
 from kombu import Connection, Consumer, Exchange, Producer, Queue
-from kombu.common import collect_replies, drain_consumer, eventloop, itermessages, send_reply
+from kombu.asynchronous import Hub
+from kombu.asynchronous import hub as hubs
+from kombu.common import Broadcast, collect_replies, drain_consumer, eventloop, itermessages, send_reply
 from kombu.mixins import ConsumerMixin, ConsumerProducerMixin
-from kombu.pools import producers
+from kombu.pools import connections, producers
+from kombu.simple import SimpleQueue
 from opentelemetry import trace
 
 from tests.boundaries import Program, boundary
@@ -571,3 +574,350 @@ def hostile_headers(b: Program) -> None:
         )
         send_each(b, connection, new_queue(connection), "-")
         handle(connection, to, lambda body, message: b.far("-"), HOSTILE)
+
+
+# ---------------------------------------------------------------------------------------- services as they are written
+
+
+@boundary("kombu: ConsumerMixin: two queues, accept, prefetch, consume(limit)", needs=("rabbitmq",))
+def mixin_of_two_queues(b: Program) -> None:
+    class Worker(ConsumerMixin):  # type: ignore[misc]
+        def __init__(self, connection: Any) -> None:
+            self.connection = connection
+
+        def get_consumers(self, consumer: Any, channel: Any) -> list[Any]:
+            return [
+                consumer([Queue(one.name, durable=False)], callbacks=[self.on_one], accept=["json"], prefetch_count=1),
+                consumer([Queue(two.name, durable=False)], on_message=self.on_two),
+            ]
+
+        def on_one(self, body: Any, message: Any) -> None:
+            b.far(body["key"])
+            message.ack()
+
+        def on_two(self, message: Any) -> None:
+            b.far(message.payload["key"])
+            message.ack()
+
+        def on_iteration(self) -> None:
+            b.clean("in on_iteration")
+
+    with connect(b) as connection, connect(b) as other:
+        one, two = new_queue(connection), new_queue(connection)
+        for key, to in (("a", one), ("b", two), ("c", one), ("d", two)):
+            with b.near(key):
+                Producer(connection).publish({"key": key}, routing_key=to.name)
+        for _ in Worker(other).consume(limit=4, timeout=5):
+            pass
+        b.clean("after the worker")
+
+
+@boundary("kombu: ConsumerProducerMixin relays to the next, on threads", needs=("rabbitmq",))
+def relay_mixin(b: Program) -> None:
+    class Relay(ConsumerProducerMixin):  # type: ignore[misc]
+        def __init__(self, connection: Any, own: Any, to: Any) -> None:
+            self.connection, self.own, self.to, self.left = connection, own, to, 2
+
+        def get_consumers(self, consumer: Any, channel: Any) -> list[Any]:
+            return [consumer(queues=[Queue(self.own.name, durable=False)], callbacks=[self.relay])]
+
+        def relay(self, body: Any, message: Any) -> None:
+            b.far(body)
+            if self.to is not None:
+                self.producer.publish(body, exchange="", routing_key=self.to.name, retry=True)
+            message.ack()
+            self.left -= 1
+            self.should_stop = not self.left
+
+    with connect(b) as connection, connect(b) as second, connect(b) as third:
+        first, last = new_queue(connection), new_queue(connection)
+        workers = [Relay(second, first, last), Relay(third, last, None)]
+        with b.span("startup"):
+            threads = [threading.Thread(target=worker.run) for worker in workers]
+            for thread in threads:
+                thread.start()
+        send_each(b, connection, first, "ab")
+        for thread in threads:
+            thread.join(DEADLINE_S)
+
+
+@boundary("kombu: SimpleQueue in a loop until Empty, get(block=False), SimpleBuffer", needs=("rabbitmq",))
+def simple_loop(b: Program) -> None:
+    def drain_all(from_: Any, **options: Any) -> None:
+        while True:
+            try:
+                message = from_.get(**options)
+            except queue.Empty:
+                b.clean("when it is empty")
+                break
+            b.far(message.payload)
+            message.ack()
+
+    with connect(b) as connection:
+        name = f"queue-{uuid.uuid4().hex[:12]}"
+        with connection.SimpleQueue(name, serializer="json", queue_opts={"durable": False}) as simple:
+            for key in "ab":
+                with b.near(key):
+                    simple.put(key)
+            drain_all(simple, block=True, timeout=0.3)
+            with b.near("c"):
+                simple.put("c", headers={"v": 1}, compression="zlib")
+            time.sleep(0.1)
+            drain_all(simple, block=False) if not simple.buffer else drain_all(simple, timeout=0.2)
+        b.clean("after SimpleQueue")
+        with contextlib.closing(SimpleQueue(connection, f"{name}-2", queue_opts={"durable": False})) as simple:
+            with b.near("d"):
+                simple.put("d")
+            got = simple.get(timeout=5)
+            b.far(got.payload)
+            got.ack()
+        b.clean("after the second")
+        with connection.SimpleBuffer(f"{name}-3") as simple:
+            with b.near("e"):
+                simple.put("e")
+            b.far(simple.get(timeout=5).payload)
+        b.clean("after the buffer")
+
+
+@boundary("kombu: connection.Consumer, connection.Producer, pools, ensure()", needs=("rabbitmq",))
+def by_connection(b: Program) -> None:
+    with connect(b) as connection:
+        exchange = Exchange(f"x-{uuid.uuid4().hex[:12]}", "topic", durable=False, auto_delete=True)
+        to = Queue(f"queue-{uuid.uuid4().hex[:12]}", exchange, routing_key="order.#", durable=False)
+        with connection.Producer(serializer="json") as producer, b.near("a"):
+            producer.publish("a", exchange=exchange, routing_key="order.a", declare=[to])
+        with b.near("b"), connections[connection].acquire(block=True) as pooled:
+            pooled.Producer(exchange=exchange).publish("b", routing_key="order.b")
+        with b.near("c"), producers[connection].acquire(block=True) as pooled:
+            safe = connection.ensure(pooled, pooled.publish, errback=print, max_retries=3)
+            safe("c", exchange=exchange, routing_key="order.c", declare=[exchange])
+        with b.near("d"):
+            Producer(connection.channel(), exchange, "order.d", auto_declare=True).publish({"key": "d"})
+        seen: list[Any] = []
+
+        def on_message(body: Any, message: Any) -> None:
+            b.far(body["key"] if isinstance(body, dict) else body)
+            message.ack()
+            seen.append(body)
+
+        with connection.Consumer([to], callbacks=[on_message]):
+            drain(connection, lambda: len(seen) == 4)
+        b.clean("after the consumer")
+
+
+@boundary("kombu: Consumer subclass that overrides receive()", needs=("rabbitmq",))
+def consumer_subclass(b: Program) -> None:
+    seen: list[Any] = []
+
+    class Receiving(Consumer):  # type: ignore[misc]
+        def receive(self, body: Any, message: Any) -> None:
+            b.far(body)
+            message.ack()
+            seen.append(body)
+
+    with connect(b) as connection:
+        to = new_queue(connection)
+        send_each(b, connection, to, "ab")
+        with Receiving(connection.channel(), [to]):
+            drain(connection, lambda: len(seen) == 2)
+        b.clean("after the consumer")
+
+
+@boundary("kombu: Consumer subclass with a receive() that calls super()", needs=("rabbitmq",))
+def consumer_subclass_super(b: Program) -> None:
+    seen: list[Any] = []
+
+    class Receiving(Consumer):  # type: ignore[misc]
+        def receive(self, body: Any, message: Any) -> None:
+            b.far(body)
+            super().receive(body, message)
+            b.far(body)
+
+    def on_message(body: Any, message: Any) -> None:
+        b.far(body)
+        message.ack()
+        seen.append(body)
+
+    with connect(b) as connection:
+        to = new_queue(connection)
+        send_each(b, connection, to, "ab")
+        with Receiving(connection.channel(), [to], callbacks=[on_message]):
+            drain(connection, lambda: len(seen) == 2)
+        b.clean("after the consumer")
+
+
+@boundary("kombu: queue.consume(callback=...) without a Consumer", needs=("rabbitmq",))
+def raw_queue_consume(b: Program) -> None:
+    seen: list[Any] = []
+
+    def on_message(message: Any) -> None:
+        b.far(str(message.body))
+        seen.append(message)
+
+    with connect(b) as connection:
+        to = new_queue(connection)
+        send_each(b, connection, to, "ab")
+        bound = to(connection.channel())
+        bound.consume(consumer_tag="1", callback=on_message, no_ack=True)
+        drain(connection, lambda: len(seen) == 2)
+        b.clean("after")
+
+
+@boundary("kombu: events to everybody (Broadcast, fanout)", needs=("rabbitmq",))
+def broadcast(b: Program) -> None:
+    name = f"x-{uuid.uuid4().hex[:12]}"
+    seen: list[Any] = []
+
+    def on_event(body: Any, message: Any) -> None:
+        b.far(body)
+        seen.append(body)
+
+    with connect(b) as connection, connect(b) as second:
+        consumers = [
+            Consumer(
+                of.channel(),
+                [Broadcast(exchange=Exchange(name, "fanout", durable=False))],
+                callbacks=[on_event],
+                no_ack=True,
+            )
+            for of in (connection, second)
+        ]
+        with contextlib.ExitStack() as stack:
+            for consumer in consumers:
+                stack.enter_context(consumer)
+            for key in "ab":
+                with b.near(key):
+                    Producer(connection, Exchange(name, "fanout", durable=False)).publish(key)
+            drain(connection, lambda: len(seen) >= 2)
+            drain(second, lambda: len(seen) == 4)
+
+
+@boundary("kombu: serializers, compression, a decode error handled by on_decode_error", needs=("rabbitmq",))
+def serializers(b: Program) -> None:
+    bad: list[Any] = []
+    seen: list[Any] = []
+
+    def on_message(body: Any, message: Any) -> None:
+        b.far(body["key"])
+        message.ack()
+        seen.append(body)
+
+    def on_decode_error(message: Any, error: Exception) -> None:
+        bad.append(error)
+        message.ack()
+
+    with connect(b) as connection:
+        to = new_queue(connection)
+        producer = Producer(connection)
+        for key, options in zip(
+            "abcd",
+            ({"serializer": "json"}, {"serializer": "yaml"}, {"serializer": "pickle"}, {"compression": "bzip2"}),
+            strict=True,
+        ):
+            with b.near(key):
+                producer.publish({"key": key}, routing_key=to.name, **options)
+        producer.publish(b"{not json", routing_key=to.name, content_type="application/json", content_encoding="utf-8")
+        with Consumer(
+            connection.channel(),
+            [to],
+            callbacks=[on_message],
+            accept=["json", "yaml", "pickle"],
+            on_decode_error=on_decode_error,
+        ):
+            drain(connection, lambda: len(seen) == 4 and bad)
+        b.clean("after the consumer")
+
+
+@boundary("kombu: its own event loop (Hub), call_later and call_soon in a callback", needs=("rabbitmq",))
+def hub(b: Program) -> None:
+    seen: list[Any] = []
+    hub = Hub()
+    with connect(b) as connection:
+        connection.register_with_event_loop(hub)
+        to = new_queue(connection)
+
+        def on_message(body: Any, message: Any) -> None:
+            b.far(body)
+            message.ack()
+            hub.call_later(0.05, late, body)
+            hub.call_soon(late, body)
+
+        def late(key: str) -> None:
+            b.far(key)
+            seen.append(key)
+            if len(seen) == 4:
+                hub.stop()
+
+        with Consumer(connection, [to], callbacks=[on_message]):
+            send_each(b, connection, to, "ab")
+            with contextlib.suppress(hubs.Stop):
+                hub.run_forever()
+        b.clean("after the hub")
+
+
+@boundary("kombu: requeue and reject: handled again, then by the dead-letter queue", needs=("rabbitmq",))
+def requeue(b: Program) -> None:
+    with connect(b) as connection:
+        dead_exchange = Exchange(f"x-{uuid.uuid4().hex[:12]}", "fanout", durable=False)
+        dead = Queue(f"dead-{uuid.uuid4().hex[:12]}", dead_exchange, durable=False)(connection.default_channel)
+        dead.declare()
+        to = new_queue(connection, queue_arguments={"x-dead-letter-exchange": dead_exchange.name})
+        send_each(b, connection, to, "a")
+        tries: list[Any] = []
+
+        def on_message(body: Any, message: Any) -> None:
+            b.far(body)
+            tries.append(body)
+            message.requeue() if len(tries) == 1 else message.reject_log_error(None, ())
+
+        with Consumer(connection.channel(), [to], callbacks=[on_message]):
+            drain(connection, lambda: len(tries) == 2)
+        handle(connection, dead, lambda body, message: (b.far(body), one_header(b, message)), 1)
+
+
+@boundary("kombu: get() in a loop, in a helper that returns the payload", needs=("rabbitmq",))
+def get_loop(b: Program) -> None:
+    def receive(to: Any) -> Any:
+        message = to.get(no_ack=True)
+        return message.payload if message else None
+
+    def work(to: Any) -> None:
+        while (key := receive(to)) is not None:
+            b.far(key)
+        b.clean("when it is empty")
+
+    with connect(b) as connection:
+        to = new_queue(connection)
+        send_each(b, connection, to, "ab")
+        work(to)
+        b.clean("after work()")
+        send_each(b, connection, to, "c")
+        for message in iter(lambda: to.get(), None):
+            b.far(message.payload)
+            message.ack()
+        b.clean("after iter()")
+
+
+@boundary("kombu: the connection breaks, ConsumerMixin consumes again", needs=("rabbitmq",))
+def reconnects(b: Program) -> None:
+    class Worker(ConsumerMixin):  # type: ignore[misc]
+        def __init__(self, connection: Any) -> None:
+            self.connection, self.seen = connection, 0
+
+        def get_consumers(self, consumer: Any, channel: Any) -> list[Any]:
+            return [consumer([Queue(to.name, durable=False)], callbacks=[self.on_message], prefetch_count=1)]
+
+        def on_message(self, body: Any, message: Any) -> None:
+            b.far(body)
+            self.seen += 1
+            if self.seen == 1:
+                self.connection.transport.close_connection(message.channel.connection)
+                raise ConnectionResetError("lost")
+            message.ack()
+            self.should_stop = self.seen == 3
+
+    with connect(b) as connection, connect(b) as other:
+        to = new_queue(connection)
+        send_each(b, connection, to, "ab")
+        Worker(other).run()
+        b.clean("after the worker")

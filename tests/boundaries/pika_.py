@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
+import itertools
+import multiprocessing
 import os
 import queue
 import subprocess
@@ -19,6 +22,7 @@ from typing import Any
 import pika
 from opentelemetry import trace
 from pika import BasicProperties, BlockingConnection
+from pika.exceptions import ChannelClosedByBroker, UnroutableError
 
 from tests.boundaries import Program, boundary
 
@@ -732,8 +736,6 @@ def select_connection_get(b: Program) -> None:
 
 @boundary("pika: AsyncioConnection", needs=("rabbitmq",))
 async def asyncio_connection(b: Program) -> None:
-    import asyncio
-
     from pika.adapters.asyncio_connection import AsyncioConnection
 
     loop = asyncio.get_running_loop()
@@ -870,3 +872,553 @@ def periodic(b: Program) -> None:
         send_each(b, ch, name, "-")
         handle(ch, name, lambda *message: None, 1)
         wait_until(ch.connection, lambda: done)
+
+
+# ---------------------------------------------------------------------------------------- services as they are written
+
+
+@boundary(
+    "pika: worker object with a connection on its own thread, stopped by add_callback_threadsafe", needs=("rabbitmq",)
+)
+def worker_object(b: Program) -> None:
+    class Worker(threading.Thread):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.queue = name
+            self.ready, self.done = threading.Event(), threading.Semaphore(0)
+
+        def run(self) -> None:
+            self.connection = BlockingConnection(parameters(b))
+            ch = self.connection.channel()
+            ch.basic_qos(prefetch_count=1)
+            ch.basic_consume(queue=self.queue, on_message_callback=self.on_message)
+            self.channel = ch
+            self.ready.set()
+            ch.start_consuming()
+            self.connection.close()
+
+        def on_message(self, ch: Any, method: Any, properties: Any, body: bytes) -> None:
+            b.far(body.decode())
+            ch.basic_ack(delivery_tag=method.delivery_tag)
+            self.done.release()
+
+    with channel(b) as ch:
+        name = new_queue(ch)
+        with b.span("startup"):
+            worker = Worker(name)
+            worker.start()
+            worker.ready.wait(DEADLINE_S)
+        for key in "ab":
+            send_each(b, ch, name, key)
+            worker.done.acquire(timeout=DEADLINE_S)
+        worker.connection.add_callback_threadsafe(worker.channel.stop_consuming)
+        worker.join()
+
+
+@boundary("pika: consume() held in a variable, left by break, cancelled inside of the loop", needs=("rabbitmq",))
+def generator_in_variable(b: Program) -> None:
+    with channel(b) as ch:
+        name = new_queue(ch)
+        send_each(b, ch, name, "abcd")
+        messages = ch.consume(name, inactivity_timeout=1)
+        for method, _, body in messages:
+            b.far(body.decode())
+            ch.basic_ack(method.delivery_tag)
+            if body == b"b":
+                break
+        b.clean("after the loop")
+        ch.cancel()
+        for method, _, body in ch.consume(name):
+            b.far(body.decode())
+            ch.basic_ack(method.delivery_tag)
+            if body == b"d":
+                ch.cancel()
+        b.clean("after the loop that was cancelled")
+
+
+@boundary("pika: islice, enumerate and zip of consume()", needs=("rabbitmq",))
+def generator_sliced(b: Program) -> None:
+    with channel(b) as ch:
+        name = new_queue(ch)
+        send_each(b, ch, name, "abcdef")
+        messages = ch.consume(name, auto_ack=True)
+        for _, _, body in itertools.islice(messages, 2):
+            b.far(body.decode())
+        b.clean("after islice")
+        for number, (_, _, body) in enumerate(messages):
+            b.far(body.decode())
+            if number:
+                break
+        b.clean("after enumerate")
+        for _, (_, _, body) in zip(range(2), messages, strict=False):
+            b.far(body.decode())
+        b.clean("after zip")
+
+
+@boundary("pika: consume(), requests in the same loop when nothing comes", needs=("rabbitmq",))
+def generator_idle(b: Program) -> None:
+    with channel(b) as ch:
+        name = new_queue(ch)
+        idle = 0
+        send_each(b, ch, name, "ab")
+        for method, _, body in ch.consume(name, inactivity_timeout=0.2):
+            if method is None:
+                b.clean("when idle")
+                idle += 1
+                if idle == 2:
+                    break
+                with b.near("c"):
+                    ch.basic_publish("", name, b"c")
+                continue
+            b.far(body.decode())
+            ch.basic_ack(method.delivery_tag)
+        ch.cancel()
+
+
+@boundary("pika: basic_get until the queue is empty: while, walrus, iter() with a sentinel", needs=("rabbitmq",))
+def get_until_empty(b: Program) -> None:
+    def drain() -> None:
+        while True:
+            method, _, body = ch.basic_get(name)
+            if method is None:
+                b.clean("when it is empty")
+                return
+            b.far(body.decode())
+            ch.basic_ack(method.delivery_tag)
+
+    with channel(b) as ch:
+        name = new_queue(ch)
+        send_each(b, ch, name, "ab")
+        drain()
+        send_each(b, ch, name, "cd")
+        while (got := ch.basic_get(name, auto_ack=True))[0]:
+            b.far(got[2].decode())
+        b.clean("after walrus")
+        send_each(b, ch, name, "ef")
+        for _, _, body in iter(functools.partial(ch.basic_get, name, auto_ack=True), (None, None, None)):
+            b.far(body.decode())
+        b.clean("after iter()")
+
+
+@boundary("pika: basic_get in one method, handled in another", needs=("rabbitmq",))
+def get_to_handler(b: Program) -> None:
+    class Source:
+        def __init__(self, ch: Any, name: str) -> None:
+            self.ch, self.name = ch, name
+
+        def receive(self) -> Any:
+            return self.ch.basic_get(self.name, auto_ack=True)
+
+    def dispatch(message: Any) -> None:
+        method, _properties, body = message
+        assert method
+        b.far(body.decode())
+
+    def step(source: Source) -> bool:
+        message = source.receive()
+        if message[0] is None:
+            return False
+        dispatch(message)
+        return True
+
+    with channel(b) as ch:
+        name = new_queue(ch)
+        send_each(b, ch, name, "ab")
+        source = Source(ch, name)
+        while step(source):
+            b.clean("between two steps")
+        b.clean("after the last")
+
+
+@boundary("pika: retry by a queue with a TTL whose dead letters come back", needs=("rabbitmq",))
+def delayed_retry(b: Program) -> None:
+    with channel(b) as ch:
+        exchange, name, waiting = f"x-{uuid.uuid4().hex[:12]}", *(f"queue-{uuid.uuid4().hex[:12]}" for _ in "ab")
+        ch.exchange_declare(exchange)
+        ch.queue_declare(name, arguments={"x-dead-letter-exchange": exchange, "x-dead-letter-routing-key": "wait"})
+        ch.queue_declare(
+            waiting,
+            arguments={"x-message-ttl": 100, "x-dead-letter-exchange": exchange, "x-dead-letter-routing-key": "work"},
+        )
+        ch.queue_bind(name, exchange, "work")
+        ch.queue_bind(waiting, exchange, "wait")
+        tries = []
+        with b.near():
+            ch.basic_publish(exchange, "work", b"order", BasicProperties(delivery_mode=2))
+
+        def on_message(ch: Any, method: Any, properties: Any, body: bytes) -> None:
+            b.far()
+            tries.append(properties.headers.get("x-death"))
+            one_header(b, properties)
+            if len(tries) < 3:
+                ch.basic_nack(method.delivery_tag, requeue=False)
+            else:
+                ch.basic_ack(method.delivery_tag)
+                ch.stop_consuming()
+
+        ch.basic_consume(name, on_message)
+        ch.start_consuming()
+
+
+@boundary("pika: retry: published with an expiration to a delay queue from within the callback", needs=("rabbitmq",))
+def expiration_retry(b: Program) -> None:
+    with channel(b) as ch:
+        name = new_queue(ch)
+        delay = new_queue(ch, arguments={"x-dead-letter-exchange": "", "x-dead-letter-routing-key": name})
+        send_each(b, ch, name, "a", headers={"x-retry": 0})
+
+        def on_message(ch: Any, method: Any, properties: Any, body: bytes) -> None:
+            b.far("a")
+            one_header(b, properties)
+            retry = properties.headers["x-retry"]
+            if retry == 2:
+                ch.stop_consuming()
+                return
+            properties.headers["x-retry"] = retry + 1
+            properties.expiration = "50"
+            with b.span(f"near-{retry}"):
+                ch.basic_publish("", delay, body, properties)
+
+        ch.basic_consume(name, on_message, auto_ack=True)
+        ch.start_consuming()
+
+
+@boundary("pika: an RPC client class that waits by process_data_events", needs=("rabbitmq",))
+def rpc_client(b: Program) -> None:
+    class Client:
+        def __init__(self) -> None:
+            self.connection = BlockingConnection(parameters(b))
+            self.channel = self.connection.channel()
+            self.callback_queue = self.channel.queue_declare(queue="", exclusive=True).method.queue
+            self.channel.basic_consume(self.callback_queue, self.on_response, auto_ack=True)
+            self.response: bytes | None = None
+
+        def on_response(self, ch: Any, method: Any, properties: Any, body: bytes) -> None:
+            if self.corr_id == properties.correlation_id:
+                self.response = body
+
+        def call(self, n: str) -> bytes:
+            self.response, self.corr_id = None, uuid.uuid4().hex
+            self.channel.basic_publish(
+                exchange="",
+                routing_key=name,
+                properties=BasicProperties(reply_to=self.callback_queue, correlation_id=self.corr_id),
+                body=n.encode(),
+            )
+            while self.response is None:
+                self.connection.process_data_events(time_limit=5)
+            return self.response
+
+    def serve() -> None:
+        def on_request(ch: Any, method: Any, props: Any, body: bytes) -> None:
+            with b.span(f"far{body.decode()}"):
+                ch.basic_publish(
+                    exchange="",
+                    routing_key=props.reply_to,
+                    properties=BasicProperties(correlation_id=props.correlation_id),
+                    body=body,
+                )
+            ch.basic_ack(delivery_tag=method.delivery_tag)
+            left.pop()
+            if not left:
+                ch.stop_consuming()
+
+        left = [1, 2]
+        with channel(b) as mine:
+            mine.basic_qos(prefetch_count=1)
+            mine.basic_consume(name, on_request)
+            mine.start_consuming()
+
+    with channel(b) as ch:
+        name = new_queue(ch)
+        server = threading.Thread(target=serve)
+        server.start()
+        client = Client()
+        for key in "ab":
+            with b.near(key) as near:
+                client.call(key)
+                if trace.get_current_span() is not near:
+                    b.leak("after the call")
+                b.far(key)
+        b.clean("after the calls")
+        server.join()
+        client.connection.close()
+
+
+@boundary(
+    "pika: the callback of one message calls another service and waits on the same connection", needs=("rabbitmq",)
+)
+def rpc_inside_callback(b: Program) -> None:
+    with channel(b) as ch:
+        outer, inner, replies = new_queue(ch), new_queue(ch), new_queue(ch)
+        answers: list[bytes] = []
+
+        def on_outer(ch: Any, method: Any, properties: Any, body: bytes) -> None:
+            b.far("a")
+            rpc_channel.basic_publish("", inner, b"q", BasicProperties(reply_to=replies))
+            while not answers:
+                answer = rpc_channel.basic_get(replies, auto_ack=True)
+                if answer[0]:
+                    answers.append(answer[2])
+                ch.connection.process_data_events(0.02)
+            b.far("a")
+
+        def serve() -> None:
+            with channel(b) as mine:
+
+                def on_inner(ch: Any, method: Any, properties: Any, body: bytes) -> None:
+                    b.far("a")
+                    ch.basic_publish("", properties.reply_to, b"r")
+
+                handle(mine, inner, on_inner, 1)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        rpc_channel = ch.connection.channel()
+        send_each(b, ch, outer, "a")
+        ch.basic_consume(outer, on_outer, auto_ack=True)
+        wait_until(ch.connection, lambda: answers)
+        server.join()
+        b.clean("after all")
+
+
+@boundary("pika: A -> B -> C, a thread and a connection each, properties shared by all", needs=("rabbitmq",))
+def chain(b: Program) -> None:
+    shared = BasicProperties(content_type="text/plain", delivery_mode=2, headers={"v": 1})
+
+    def serve(own: str, to: str | None) -> None:
+        def on_message(ch: Any, method: Any, properties: Any, body: bytes) -> None:
+            b.far(body.decode())
+            one_header(b, properties)
+            if to:
+                ch.basic_publish("", to, body, shared)
+
+        with channel(b) as mine:
+            handle(mine, own, on_message, 3)
+
+    with channel(b) as ch:
+        names = [new_queue(ch) for _ in "abc"]
+        threads = [threading.Thread(target=serve, args=pair) for pair in zip(names, [*names[1:], None], strict=True)]
+        for thread in threads:
+            thread.start()
+        for key in "abc":
+            with b.near(key):
+                ch.basic_publish("", names[0], key.encode(), shared)
+        for thread in threads:
+            thread.join()
+    if shared.headers != {"v": 1}:
+        b.leak("into the shared properties")
+
+
+@boundary("pika: a consumer in a process that was forked before, and one inside of a request", needs=("rabbitmq",))
+def forked(b: Program) -> None:
+    fork = multiprocessing.get_context("fork")
+    with channel(b) as ch:
+        name = new_queue(ch)
+    first = fork.Process(target=consume_two, args=(b, name))
+    first.start()
+    with channel(b) as ch:
+        send_each(b, ch, name, "ab")
+        first.join(DEADLINE_S)
+    with b.span("request that starts a worker"):
+        second = fork.Process(target=consume_two, args=(b, name))
+        second.start()
+    with channel(b) as ch:
+        send_each(b, ch, name, "cd")
+    second.join(DEADLINE_S)
+
+
+def consume_two(b: Program, name: str) -> None:
+    with channel(b) as ch:
+        handle(ch, name, lambda ch, method, properties, body: b.far(body.decode()), 2)
+
+
+@boundary("pika: BlockingConnection in asyncio.to_thread, callback by run_coroutine_threadsafe", needs=("rabbitmq",))
+async def bridge_to_asyncio(b: Program) -> None:
+    loop = asyncio.get_running_loop()
+
+    async def work(key: str) -> None:
+        await asyncio.sleep(0.02)
+        b.far(key)
+
+    def run() -> None:
+        with channel(b) as mine:
+            handle(
+                mine,
+                name,
+                lambda ch, method, properties, body: asyncio.run_coroutine_threadsafe(work(body.decode()), loop),
+                2,
+            )
+
+    with channel(b) as ch:
+        name = new_queue(ch)
+        consumer = asyncio.create_task(asyncio.to_thread(run))
+        send_each(b, ch, name, "ab")
+        await consumer
+    await asyncio.sleep(0.2)
+
+
+@boundary("pika: what was returned as unroutable is published again", needs=("rabbitmq",))
+def unroutable(b: Program) -> None:
+    with channel(b) as ch:
+        ch.confirm_delivery()
+        name = new_queue(ch)
+        for key in "ab":
+            with b.near(key) as near:
+                try:
+                    ch.basic_publish("", f"nowhere-{uuid.uuid4().hex}", key.encode(), mandatory=True)
+                except UnroutableError as error:
+                    [message] = error.messages
+                    if trace.get_current_span() is not near:
+                        b.leak("in the except clause")
+                    ch.basic_publish("", name, message.body, message.properties)
+        handle(ch, name, lambda ch, method, properties, body: (b.far(body.decode()), one_header(b, properties)), 2)
+
+
+@boundary("pika: an outbox thread that publishes what requests put into a queue", needs=("rabbitmq",))
+def outbox(b: Program) -> None:
+    jobs: queue.Queue[Any] = queue.Queue()
+
+    def publish() -> None:
+        with channel(b) as mine:
+            while (item := jobs.get()) is not None:
+                mine.basic_publish("", name, item)
+
+    with channel(b) as ch:
+        name = new_queue(ch)
+        publisher = threading.Thread(target=publish)
+        publisher.start()
+        for key in "ab":
+            with b.near(key):
+                jobs.put(key.encode())
+        jobs.put(None)
+        publisher.join()
+        handle(ch, name, lambda ch, method, properties, body: b.far(body.decode()), 2)
+
+
+@boundary("pika: the broker closes the channel in the callback, a new one goes on", needs=("rabbitmq",))
+def channel_dies(b: Program) -> None:
+    def on_message(ch: Any, method: Any, properties: Any, body: bytes) -> None:
+        b.far(body.decode())
+        ch.basic_ack(method.delivery_tag)
+        if body == b"a":
+            ch.exchange_declare("amq.direct", "topic")
+
+    with channel(b) as ch:
+        name = new_queue(ch)
+        send_each(b, ch, name, "ab")
+        ch.basic_qos(prefetch_count=1)
+        ch.basic_consume(name, on_message)
+        try:
+            ch.start_consuming()
+        except ChannelClosedByBroker:
+            b.clean("after the channel was closed")
+        handle(ch.connection.channel(), name, lambda ch, method, properties, body: b.far(body.decode()), 1)
+
+
+@boundary("pika: SelectConnection, consumer and publisher as classes, confirms by callback", needs=("rabbitmq",))
+def select_classes(b: Program) -> None:
+    name = f"queue-{uuid.uuid4().hex[:12]}"
+
+    class Service:
+        def __init__(self) -> None:
+            self.confirmed: list[int] = []
+            self.handled: list[bytes] = []
+            self.connection = pika.SelectConnection(
+                parameters=parameters(b), on_open_callback=self.on_open, on_close_callback=self.on_closed
+            )
+
+        def on_open(self, connection: Any) -> None:
+            connection.channel(on_open_callback=self.on_channel)
+
+        def on_channel(self, ch: Any) -> None:
+            self.channel = ch
+            ch.add_on_close_callback(lambda ch, reason: None)
+            ch.confirm_delivery(self.on_confirmation)
+            ch.queue_declare(queue=name, callback=functools.partial(self.on_declared, note=1))
+
+        def on_declared(self, frame: Any, note: int) -> None:
+            self.channel.basic_qos(prefetch_count=1, callback=self.on_qos)
+
+        def on_qos(self, frame: Any) -> None:
+            self.tag = self.channel.basic_consume(name, self.on_message)
+            self.schedule("a")
+
+        def schedule(self, key: str) -> None:
+            with b.near(key):
+                self.connection.ioloop.call_later(0.01, functools.partial(self.publish, key))
+
+        def publish(self, key: str) -> None:
+            self.channel.basic_publish("", name, key.encode(), BasicProperties(app_id="x"))
+
+        def on_confirmation(self, frame: Any) -> None:
+            self.confirmed.append(frame.method.delivery_tag)
+            self.maybe_stop()
+
+        def on_message(self, ch: Any, method: Any, properties: Any, body: bytes) -> None:
+            b.far(body.decode())
+            ch.basic_ack(method.delivery_tag)
+            self.handled.append(body)
+            self.maybe_stop()
+
+        def maybe_stop(self) -> None:
+            if len(self.confirmed) != len(self.handled):
+                return
+            if len(self.handled) == 3:
+                self.channel.basic_cancel(self.tag, self.on_cancelled)
+            else:
+                self.connection.ioloop.add_callback(functools.partial(self.schedule, "abc"[len(self.handled)]))
+
+        def on_cancelled(self, frame: Any) -> None:
+            self.connection.close()
+
+        def on_closed(self, connection: Any, reason: Any) -> None:
+            self.connection.ioloop.stop()
+
+        def run(self) -> None:
+            self.connection.ioloop.start()
+
+    service = Service()
+    service.run()
+    b.clean("after the loop")
+
+
+@boundary("pika: messages come while a request calls process_data_events", needs=("rabbitmq",))
+def drained_by_events(b: Program) -> None:
+    arrived: list[Any] = []
+    with ThreadPoolExecutor(1) as pool, channel(b) as ch:
+        name = new_queue(ch)
+
+        def on_message(ch: Any, method: Any, properties: Any, body: bytes) -> None:
+            arrived.append(pool.submit(b.far, body.decode()))
+
+        ch.basic_consume(name, on_message, auto_ack=True)
+        for key in "ab":
+            with b.near(key) as near:
+                ch.basic_publish("", name, key.encode())
+                ch.connection.process_data_events(time_limit=0)
+                ch.connection.sleep(0.1)
+                if trace.get_current_span() is not near:
+                    b.leak("after process_data_events")
+        wait_until(ch.connection, lambda: len(arrived) == 2)
+
+
+@boundary("pika: consume() through two generators of the program's own", needs=("rabbitmq",))
+def pipeline(b: Program) -> None:
+    def read(ch: Any, name: str) -> Iterator[Any]:
+        for method, _properties, body in ch.consume(name, inactivity_timeout=0.3):
+            if method is None:
+                return
+            yield method, body
+            ch.basic_ack(method.delivery_tag)
+
+    def parse(messages: Iterator[Any]) -> Iterator[str]:
+        for _, body in messages:
+            yield body.decode()
+
+    with channel(b) as ch:
+        name = new_queue(ch)
+        send_each(b, ch, name, "ab")
+        for key in parse(read(ch, name)):
+            b.far(key)
+        b.clean("after the pipeline")

@@ -12,6 +12,7 @@ from typing import Any
 import kombu
 import pytest
 from kombu import Connection, Consumer, Exchange, Producer, Queue
+from kombu.asynchronous import Hub
 from kombu.simple import SimpleBase
 from opentelemetry import trace
 from opentelemetry.instrumentation.utils import suppress_instrumentation
@@ -72,7 +73,7 @@ class TestPatches(PatchContract):
     name = "kombu"
 
     def owners(self) -> list[Any]:
-        return [Producer, Consumer, Queue, SimpleBase, kombu.common]
+        return [Producer, Consumer, Queue, SimpleBase, kombu.common, Hub]
 
 
 class TestBoundary(BoundaryContract):

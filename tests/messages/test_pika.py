@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import gc
 import time
 import uuid
@@ -193,6 +194,33 @@ def test_get_tells_how_many_are_left(spans: Any, installed: None, channel: Any, 
         channel.basic_publish("", queue, b"x")
     get_one()
     assert finished(spans, f"process {queue}").attributes["tracefill.message.lag"] == 2
+
+
+def test_what_has_copied_the_variables_keeps_the_message(spans: Any, installed: None, channel: Any, queue: str) -> None:
+    """As `loop.call_soon_threadsafe` does: the handling has ended when it runs."""
+    copied: list[contextvars.Context] = []
+    channel.basic_publish("", queue, b"x")
+    handle(channel, queue, lambda *message: copied.append(contextvars.copy_context()))
+    copied[0].run(tracer.start_span, "later").end()
+    assert ancestors(spans, finished(spans, "later")) == []
+    copied.clear()
+    assert ancestors(spans, finished(spans, "later")) == [f"process {queue}", f"send {queue}"]
+
+
+def test_message_or_none_that_a_function_returns_is_handled_by_its_caller(
+    spans: Any, installed: None, channel: Any, queue: str
+) -> None:
+    def receive() -> Any:
+        method, _, body = channel.basic_get(queue, auto_ack=True)
+        return body if method else None
+
+    def work() -> None:
+        assert receive() == b"x"
+        tracer.start_span("work").end()
+
+    channel.basic_publish("", queue, b"x")
+    work()
+    assert ancestors(spans, finished(spans, "work")) == [f"process {queue}", f"send {queue}"]
 
 
 def test_exception_of_a_callback_goes_on_and_is_recorded(spans: Any, installed: None, channel: Any, queue: str) -> None:

@@ -17,6 +17,7 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
+from tracefill._codec import bind
 from tracefill.messages import handling
 from tracefill.messages.amqp_messages import (
     AmqpSource,
@@ -104,18 +105,24 @@ def _server(connection: Any) -> dict[str, Any]:
 
 def patch() -> None:
     from kombu import common
+    from kombu.asynchronous import Hub
     from kombu.entity import Queue
     from kombu.messaging import Consumer, Producer
     from kombu.simple import SimpleBase
 
     _patches.wrap(Producer, "publish", _publish)
+    _patches.wrap(Consumer, "_receive_callback", _receive_callback)
     _patches.wrap(Consumer, "receive", _receive)
     _patches.replace(Consumer, "on_message", property(_on_message, _set_on_message))
+    _patches.wrap(Queue, "consume", _consume)
     _patches.wrap(Queue, "get", _get)
     _patches.wrap(SimpleBase, "get", _get)
     _patches.wrap(SimpleBase, "get_nowait", _get)
     _patches.wrap(SimpleBase, "close", _finishing)
     _patches.wrap(common, "drain_consumer", _drain_consumer)
+    _patches.wrap(Hub, "call_soon", _call_soon)
+    _patches.wrap(Hub, "call_later", _call_later)
+    _patches.wrap(Hub, "call_at", _call_later)
 
 
 def unpatch() -> None:
@@ -184,6 +191,27 @@ def _connection_of(producer: Any) -> Any:
     return getattr(getattr(channel, "connection", None), "client", None)
 
 
+def _receive_callback(original: Any) -> Any:
+    """What a message comes to first; here a `receive` of the program's own, in a subclass, gets its scope."""
+
+    def receive_callback(self: Any, message: Any) -> Any:
+        kind = type(self)
+        if kind.receive is sys.modules["kombu.messaging"].Consumer.receive or "receive" in vars(self):
+            return original(self, message)
+        vars(self)["receive"] = partial(_handle_body, self, kind.receive)
+        try:
+            return original(self, message)
+        finally:
+            del vars(self)["receive"]
+
+    return receive_callback
+
+
+def _handle_body(consumer: Any, receive: Callable[..., Any], body: Any, message: Any) -> Any:
+    with handling.Processing(_Source(consumer.channel, _queue_of(consumer, message)), message):
+        return receive(consumer, body, message)
+
+
 def _receive(original: Any) -> Any:
     def receive(self: Any, body: Any, message: Any) -> Any:
         if all(_is_librarys(callback) for callback in self.callbacks or ()):
@@ -216,6 +244,24 @@ def _handle(consumer: Any, on_message: Callable[[Any], Any], message: Any) -> An
         return on_message(message)
 
 
+def _consume(original: Any) -> Any:
+    """Consuming without a `Consumer`: the callback is handed the messages of the transport's own library."""
+
+    def consume(self: Any, consumer_tag: str = "", callback: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if callable(callback) and not _is_librarys(callback) and not _is_celerys_frame(sys._getframe(1)):
+            callback = partial(_handle_plain, self, callback)
+        return original(self, consumer_tag, callback, *args, **kwargs)
+
+    return consume
+
+
+def _handle_plain(queue: Any, callback: Callable[[Any], Any], message: Any) -> Any:
+    if not _patches.active:
+        return callback(message)
+    with handling.Processing(_Source(queue.channel, queue.name), message):
+        return callback(message)
+
+
 def _get(original: Any) -> Any:
     def get(self: Any, *args: Any, **kwargs: Any) -> Any:
         caller = sys._getframe(1)
@@ -237,6 +283,27 @@ def _finishing(original: Any) -> Any:
         return original(self, *args, **kwargs)
 
     return close
+
+
+def _call_soon(original: Any) -> Any:
+    def call_soon(self: Any, callback: Any, *args: Any) -> Any:
+        return original(self, _bound(callback, sys._getframe(1)), *args)
+
+    return call_soon
+
+
+def _call_later(original: Any) -> Any:
+    def call_later(self: Any, when: float, callback: Any, *args: Any) -> Any:
+        return original(self, when, _bound(callback, sys._getframe(1)), *args)
+
+    return call_later
+
+
+def _bound(callback: Any, caller: FrameType) -> Any:
+    """The program's own callbacks; a promise of the library's, and what it calls itself, are nobody's."""
+    if hasattr(callback, "then") or handling.is_library(caller) or _is_celerys_frame(caller):
+        return callback
+    return bind(callback)
 
 
 class _Messages(handling.Walk[Any]):
