@@ -9,7 +9,6 @@ import logging
 import socket
 import subprocess
 import sys
-import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -349,15 +348,19 @@ class TestEachServer:
 # Remembers every frame, as it came, and answers with them all.
 STRANGER = """
 import json
+from websockets.protocol import Protocol
 from websockets.sync.server import serve
 
+def remember(protocol, frame):
+    frames.append([frame.opcode.name, bytes(frame.data).decode()])
+    recv_frame(protocol, frame)
+
 def talk(connection):
-    frames = []
-    recv_frame = connection.protocol.recv_frame
-    connection.protocol.recv_frame = lambda frame: (frames.append([frame.opcode.name, bytes(frame.data).decode()]), recv_frame(frame))
     for _ in connection:
         connection.send(json.dumps(frames))
 
+frames = []
+recv_frame, Protocol.recv_frame = Protocol.recv_frame, remember
 with serve(talk, "127.0.0.1", 0) as server:
     print(server.socket.getsockname()[1], flush=True)
     server.serve_forever()
@@ -365,9 +368,7 @@ with serve(talk, "127.0.0.1", 0) as server:
 
 
 def test_server_without_tracefill_sees_no_frame_but_the_programs_own(installed: None) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(STRANGER)], stdout=subprocess.PIPE, text=True
-    ) as stranger:
+    with subprocess.Popen([sys.executable, "-c", STRANGER], stdout=subprocess.PIPE, text=True) as stranger:
         assert stranger.stdout is not None
         try:
             with connect(f"ws://127.0.0.1:{int(stranger.stdout.readline())}") as client:
@@ -378,6 +379,17 @@ def test_server_without_tracefill_sees_no_frame_but_the_programs_own(installed: 
         finally:
             stranger.terminate()
     assert frames == [["TEXT", "a"], ["TEXT", "b"], ["TEXT", "c"]]
+
+
+@pytest.mark.parametrize("running", SERVERS.values(), ids=SERVERS)
+def test_server_in_which_it_is_off_does_not_answer(running: Any, installed: None) -> None:
+    tracefill.uninstall()
+    tracefill.install(only=["uvicorn", "hypercorn"])
+    with (
+        running() as port,
+        connect(f"ws://127.0.0.1:{port}/", additional_headers={"tracefill-websocket": "1"}) as client,
+    ):
+        assert "tracefill-websocket" not in client.response.headers
 
 
 # ---------------------------------------------------------------------------------- servers of the library, and its clients
@@ -413,6 +425,15 @@ def test_connection_that_is_refused_has_its_status_and_no_handler(running: Any, 
     assert only_client(spans).attributes["error.type"] == "401"
 
 
+def test_handshake_that_takes_too_long_ends_the_span(installed: None, spans: Any) -> None:
+    async def think(connection: Any, request: Any) -> None:
+        await asyncio.sleep(60)
+
+    with of_asyncio(process_request=think, open_timeout=0.1) as port, pytest.raises(Exception):  # noqa: B017, PT011
+        connect(f"ws://127.0.0.1:{port}/")
+    assert server_span(spans).parent.span_id == only_client(spans).context.span_id
+
+
 @pytest.mark.parametrize("running", [of_threads, of_asyncio])
 def test_nothing_that_is_not_a_handshake_has_a_span(running: Any, installed: None, spans: Any) -> None:
     with running() as port:
@@ -439,7 +460,8 @@ def test_tracestate_goes_along_where_it_fits(installed: None) -> None:
 
     def look(connection: Any) -> None:
         for _ in connection:
-            seen.append(trace.get_current_span().get_span_context().trace_state.to_header())
+            span = trace.get_current_span().get_span_context()
+            seen.append((span.trace_id, span.trace_state.to_header()))
             connection.send("done")
 
     with of_threads(look) as port, connect(f"ws://127.0.0.1:{port}/") as client:
@@ -447,7 +469,7 @@ def test_tracestate_goes_along_where_it_fits(installed: None) -> None:
             with remote(1, trace_state):
                 ask(client)
             ask(client)
-    assert seen[::2] == ["vendor=1,other=2", "vendor=" + "1" * 52, ""]
+    assert seen[::2] == [(0xA, "vendor=1,other=2"), (0xA, "vendor=" + "1" * 52), (0xA, "")]
 
 
 def test_announcements_that_are_not_due_are_not_sent(installed: None) -> None:

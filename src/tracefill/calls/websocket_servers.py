@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,7 @@ def patch_sync(patches: Patches, connection: Any) -> None:
     _read_variables()
     patches.wrap(connection, "handshake", _handshake)
     patches.wrap(connection, "__exit__", _exit)
+    patches.wrap(connection, "close", _close)
     patches.wrap(connection, "recv", _recv)
     patches.wrap(connection, "recv_streaming", _recv_streaming)
 
@@ -49,6 +51,7 @@ def patch_async(patches: Patches, connection: Any) -> None:
     _read_variables()
     patches.wrap(connection, "handshake", _handshake_async)
     patches.wrap(connection, "__aexit__", _exit_async)
+    patches.wrap(connection, "close", _close)
     patches.wrap(connection, "recv", _recv_async)
     patches.wrap(connection, "recv_streaming", _recv_streaming_async)
 
@@ -102,7 +105,7 @@ class _Serving:
             record_server_status(span, response.status_code)
             if _response_headers is not None:
                 span.set_attributes(_response_headers(response.headers.raw_items()))
-        if connection.state.name == "OPEN":
+        if connection.protocol.state.name == "OPEN":
             vars(connection)[_SERVING] = self
         else:
             self.end()
@@ -164,6 +167,17 @@ def _exit_async(original: Any) -> Callable[..., Any]:
         return await original(self, kind, error, traceback)
 
     return leave
+
+
+def _close(original: Any) -> Callable[..., Any]:
+    def close(self: Any, *args: Any, **kwargs: Any) -> Any:
+        caller = sys._getframe(1)
+        # Servers before websockets 17 have no `with` around the handler: they close the connection when it is done.
+        if caller.f_code.co_name == "conn_handler" and caller.f_globals.get("__name__", "").startswith("websockets."):
+            _end(self, sys.exc_info()[1])
+        return original(self, *args, **kwargs)
+
+    return close
 
 
 def _end(connection: Any, error: BaseException | None) -> None:

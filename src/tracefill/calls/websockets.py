@@ -69,7 +69,8 @@ class _Opening:
     """What one `connect()` is at: the latest of the handshakes that it takes."""
 
     def __init__(self, connector: Any) -> None:
-        self.call = _client.begin("GET", connector.uri, _pairs(connector.additional_headers))
+        headers = _pairs(getattr(connector, "additional_headers", None))  # since websockets 14
+        self.call = _client.begin("GET", connector.uri, headers)
         self._handshakes = 0
         self._token: Any = None
 
