@@ -14,6 +14,9 @@ a pool, a task or a queue carries the context, and the context holds the span; a
 
 A batch (`poll()` of kafka-python, `consume(n)`, `getmany()`) is current as a whole until it is walked; its span, which has a
 link to each message's sender, is made when another is started under it. Walking it gives each message a handling of its own.
+
+A message that nobody worked under, and that somebody has kept (`records.extend(batch)`, `[next(consumer) for _ in range(3)]`),
+waits: work that is begun later by a function that has it in hand (see tracefill.messages.in_hand) is done under its span.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ from opentelemetry.context import Context, attach, create_key
 from opentelemetry.trace import INVALID_SPAN, Span, get_current_span
 
 from tracefill._codec import current_context
+from tracefill.messages.in_hand import collects, values_in_hand
 from tracefill.messages.message_spans import (
     ATTEMPT_HEADER,
     ORIGINAL_HEADER,
@@ -87,7 +91,20 @@ def handled() -> Handling | None:
 class Handling:
     """One message, or one batch, being handled. `owner`: whose next take ends it (a consumer, a batch)."""
 
-    __slots__ = ("__weakref__", "before", "closed_ns", "message", "owner", "pending", "source", "span", "used")
+    __slots__ = (
+        "__weakref__",
+        "before",
+        "carried",
+        "closed_ns",
+        "looped",
+        "message",
+        "owner",
+        "pending",
+        "references",
+        "source",
+        "span",
+        "used",
+    )
 
     def __init__(self, owner: object, source: Source, message: Any) -> None:
         self.owner = owner
@@ -96,6 +113,9 @@ class Handling:
         self.span: Span | None = None
         self.before = _NOWHERE
         self.closed_ns = 0
+        self.carried = _NOWHERE  # what came with the message
+        self.references = _OWN_REFERENCES  # to the message; where there are more in the end, somebody has kept it
+        self.looped = False  # it was asked for by a loop, or by list() and its like: there is no other variable
         self.used = False  # a span was started under it
         self.pending = False  # its own span is made when that happens
 
@@ -106,8 +126,10 @@ class Handling:
             self.pending = True
             made: Context = _Watched({_KEY: self})
         else:
-            made = (_Watched if watched else Context)(self._started())
-        attach(made)  # a new entry each time: whoever has copied the variables (a task, a timer) keeps the one that he has
+            made = (_Watched if watched else _Finding if _waiting else Context)(self._started())
+        attach(
+            made
+        )  # a new entry each time: whoever has copied the variables (a task, a timer) keeps the one that he has
 
     def _started(self) -> dict[str, Any]:
         """What the context of the handling holds, now that its span has started."""
@@ -116,7 +138,7 @@ class Handling:
         except Exception:  # ours; the message has to reach the program
             _logger.debug("no span for a message of %s", type(self.source).__module__, exc_info=True)
             return {_KEY: self}
-        self.span = span
+        self.span, self.carried = span, context
         return {**context, _KEY: self} if span is None else {**context, SPAN_KEY: span, _KEY: self}
 
     @property
@@ -132,18 +154,47 @@ class Handling:
         if self.pending:
             self.pending = False
             dict.update(context, self._started())
+            if self.closed_ns:  # by the one who handed this work over
+                _linger(self)
 
     def end(self) -> None:
         """Puts back what was current before; the span ends with the last that refers to this handling."""
         if not self.closed_ns:
             self.close()
         if _is_within(self):
-            attach(_open(self.before))
+            before = _open(self.before)
+            attach(_finding(before) if _waiting and type(before) is Context and self.leaves_some() else before)
+
+    def leaves_some(self) -> bool:
+        """True when messages of this handling wait."""
+        return any(id(message) in _waiting for message in (self.message if self.is_batch else (self.message,)))
 
     def close(self) -> None:
         self.closed_ns = time.time_ns()
         if self.span is not None:
             _linger(self)
+        if not self.used and not self.is_batch and self.is_kept():
+            _wait(self)
+
+    def is_kept(self) -> bool:
+        """True when somebody has put the message away: a variable of the function that took it says nothing."""
+        more = sys.getrefcount(self.message) - self.references
+        return more > 0 and (self.looped or more > _variables_with(self.message))
+
+    def inside(self) -> dict[str, Any]:
+        """What the context of work for this message holds, which was taken earlier."""
+        self.used, self.pending = True, False
+        return self._started() if self.span is None else {**self.carried, SPAN_KEY: self.span, _KEY: self}
+
+    def stop_waiting(self) -> None:
+        if _waiting.pop(id(self.message), None) is not None and not self.used:
+            self.end_span(self.closed_ns)
+
+    def spread(self) -> None:
+        """The messages of a batch, as those that may be handled one by one."""
+        for message in self.message:
+            if id(message) not in _waiting:
+                _wait(Handling(self.owner, self.source, message))
 
     def end_span(self, end_time_ns: int | None = None) -> None:
         span, self.span = self.span, None
@@ -160,18 +211,50 @@ class Handling:
             self.end_span()
 
 
-class _Watched(Context):
-    """The context of a handling that has to know whether anybody works under it: starts a span.
+class _Finding(Context):
+    """A context in which a message that waits may be handled: work for it is done under its span, and not under what is here.
 
-    Who only looks (a log line, say) finds the span where it is made already.
+    Who only looks (a log line, say) finds what is here.
     """
 
+    plain: Context | None = None
+
     def get(self, key: str, default: Any = None) -> Any:
-        if key is SPAN_KEY and _is_tracer(sys._getframe(1)):
-            handling = dict.__getitem__(self, _KEY)
-            assert isinstance(handling, Handling)
-            handling.work_begins(self)
+        if key is SPAN_KEY and _is_tracer(frame := sys._getframe(1)):
+            found = self._work_begins(frame)
+            if found is not None:
+                return found.inside().get(key, default)
         return dict.get(self, key, default)
+
+    def copy(self) -> dict[str, Any]:
+        """What the context of a new span, or any other that is made from this one, begins with."""
+        found = _in_hand(sys._getframe(1), None) if _waiting else None
+        return dict(self) if found is None else dict(self) | found.inside()
+
+    def _work_begins(self, frame: FrameType) -> Handling | None:
+        return _in_hand(frame, None) if _waiting else None
+
+
+def _finding(plain: Context) -> _Finding:
+    context = _Finding(plain)
+    context.plain = plain
+    return context
+
+
+class _Watched(_Finding):
+    """The context of a handling that has to know whether anybody works under it: starts a span."""
+
+    def _work_begins(self, frame: FrameType) -> Handling | None:
+        handling = dict.__getitem__(self, _KEY)
+        assert isinstance(handling, Handling)
+        if handling.pending and isinstance(handling.message, Several):
+            handling.spread()
+        found = _in_hand(frame, handling.message) if _waiting else None
+        if found is None:
+            handling.work_begins(self)
+        elif not handling.used and not handling.is_batch:
+            handling.end()  # they were all taken first, and this one the last
+        return found
 
 
 def _is_tracer(frame: FrameType | None) -> bool:
@@ -200,7 +283,69 @@ def _open(context: Context) -> Context:
     """The context, or what was current before it where it is that of a handling that has ended."""
     while (found := context.get(_KEY)) is not None and isinstance(found, Handling) and found.closed_ns:
         context = found.before
+    if type(context) is _Finding and context.plain is not None and not _waiting:
+        return context.plain
     return context
+
+
+# --------------------------------------------------------------------------------------------------- messages that wait
+
+_OWN_REFERENCES = 2  # that of its handling, and that of the call which counts them
+_WAITING_CAPACITY = 10_000
+_DEPTH = 64
+
+# Messages that were taken and kept, and that nobody worked for, by their ids: the handling keeps the message, so it stays its own.
+_waiting: dict[int, Handling] = {}
+_takes_since = 0
+
+
+def _wait(handling: Handling) -> None:
+    if len(_waiting) < _WAITING_CAPACITY:
+        _waiting[id(handling.message)] = handling
+
+
+def _forget_dropped() -> None:
+    """Ends the waiting for messages that nobody keeps any more; so seldom that a long list of them costs each take little."""
+    global _takes_since
+    _takes_since += 1
+    if _takes_since * 8 < len(_waiting):
+        return
+    _takes_since = 0
+    for handling in tuple(_waiting.values()):
+        if sys.getrefcount(handling.message) <= _OWN_REFERENCES:
+            handling.stop_waiting()
+
+
+def _variables_with(message: Any) -> int:
+    """How many variables of the program's functions that are running hold this message."""
+    found, frame = 0, taker(sys._getframe(1))
+    for _ in range(4):
+        if frame is None:
+            break
+        found += sum(value is message for value in tuple(frame.f_locals.values()))
+        frame = frame.f_back
+    return found
+
+
+def _in_hand(frame: FrameType | None, own: Any) -> Handling | None:
+    """The waiting message that the program's innermost function with a message in hand has there; None when it has `own`."""
+    found: Handling | None = None
+    holder: FrameType | None = None
+    for _ in range(_DEPTH):
+        if frame is None:
+            break
+        if not f"{frame.f_globals.get('__name__')}.".startswith(_BETWEEN):
+            for value in values_in_hand(frame):
+                if found is None and value is own is not None:
+                    return None
+                handling = _waiting.get(id(value))
+                if handling is not None and (found is None or handling is found):
+                    found, holder = handling, frame
+                    break
+        frame = frame.f_back
+    if found is not None and holder is not None:
+        _guard_of(holder).take_up(found)
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------- spans that linger
@@ -250,6 +395,8 @@ def _settle() -> None:
         atexit.register(_end_all)
     if _to_end:
         _end_collected()
+    if _waiting:
+        _forget_dropped()
     if _lingering:
         for handling in _lingered():
             handling.end_span(handling.closed_ns)
@@ -267,6 +414,8 @@ def _end_all() -> None:
     while (at := handled()) is not None:
         at.end()
         at.end_span()
+    for waiting in tuple(_waiting.values()):
+        waiting.stop_waiting()
     for reference in tuple(_lingering):
         handling = reference()
         if handling is not None:
@@ -280,6 +429,8 @@ def _leave_to_parent() -> None:
     _lingering_lock = threading.Lock()
     _lingering.clear()
     _to_end.clear()
+    for waiting in _waiting.values():
+        waiting.span = None
     at = handled()
     while at is not None:
         at.span = None
@@ -319,10 +470,11 @@ class _Guard:
     Nobody calls it, but for a debugger, whose own function it then hands on to.
     """
 
-    __slots__ = ("caller", "code", "handling", "inner")
+    __slots__ = ("caller", "code", "found", "handling", "inner")
 
     def __init__(self, frame: FrameType) -> None:
         self.handling: Handling | None = None
+        self.found: Handling | None = None
         self.code = frame.f_code
         self.caller = 0
         self.inner = frame.f_trace
@@ -332,7 +484,14 @@ class _Guard:
             self.inner = self.inner(frame, event, argument) or self.inner
         return self
 
+    def take_up(self, found: Handling | None) -> None:
+        """Here they work for a message that has waited, and no longer for the one before."""
+        before, self.found = self.found, found
+        if before is not None and before is not found and _waiting.pop(id(before.message), None) is before:
+            _wait(Handling(before.owner, before.source, before.message))  # for the next who has it in hand
+
     def __del__(self) -> None:
+        self.take_up(None)
         handling = self.handling
         if handling is None or handling.closed_ns:
             return
@@ -341,6 +500,7 @@ class _Guard:
         if frame is not None and id(frame) == self.caller and (caller := taker(frame)) is not None:
             hold(handling, caller)
         else:
+            handling.references += 1  # the variable of the function that is about to go
             handling.end()
 
 
@@ -362,14 +522,18 @@ _returning: dict[CodeType, bool] = {}
 
 def hold(handling: Handling, frame: FrameType) -> None:
     """The handling lasts until this function is left, or takes the next message."""
-    guard = frame.f_trace
-    if not isinstance(guard, _Guard):
-        guard = _Guard(frame)
-        frame.f_trace = guard
+    guard = _guard_of(frame)
     previous, guard.handling, guard.caller = guard.handling, handling, id(frame.f_back)
     if previous is not None and not previous.closed_ns:
         previous.close()
         handling.before = _open(handling.before)
+
+
+def _guard_of(frame: FrameType) -> _Guard:
+    guard = frame.f_trace
+    if not isinstance(guard, _Guard):
+        guard = frame.f_trace = _Guard(frame)
+    return guard
 
 
 def finish(owner: object, frame: FrameType | None = None) -> None:
@@ -391,17 +555,24 @@ def take(owner: object, source: Source, message: Any, frame: FrameType | None, *
     if suppressed():
         return
     handling = Handling(owner, source, message)
+    # Those of the client too; that of this function and that of its caller are gone soon.
+    handling.references = max(_OWN_REFERENCES, sys.getrefcount(message) - 2)
     if frame is not None:
         handling.begin(lazily=lazily, watched=True)
         hold(handling, frame)
     elif (adopted := _adopted.get()) is not None:
         adopted[:] = [(handling, lazily)]
+    elif not lazily:
+        _wait(handling)
 
 
 # ----------------------------------------------------------------------------------------------------------- loops
 
 
 _FOR_ITER = opcode.opmap["FOR_ITER"]
+
+# The loops that are known to work under what they take: nothing that one of them keeps is still to be handled.
+_working: set[tuple[CodeType, int]] = set()
 
 
 def _is_for_loop(frame: FrameType) -> bool:
@@ -439,31 +610,35 @@ class Walk(Generic[T]):
         frame = sys._getframe(1)
         in_loop = self._is_in_loop(frame)
         handling = Handling(self._owner, self._source, message)
+        handling.looped = True
         if self._surely and not in_loop and (caller := taker(frame)) is not None:
             handling.begin(watched=True)
             hold(handling, caller)
         else:
             # list(batch), sorted(batch): a span only if somebody works under it.
-            handling.begin(lazily=not (in_loop or self._surely))
+            handling.used = in_loop and (frame.f_code, frame.f_lasti) in _working
+            handling.begin(lazily=not (in_loop or self._surely), watched=not handling.used)
             self._handling = handling
+            # The loop's variable will be to it what `message` is now.
+            handling.references = sys.getrefcount(handling.message) if in_loop else _OWN_REFERENCES
         return message
 
     def _is_in_loop(self, frame: FrameType) -> bool:
         """Looked up in the code for the first item, and when another place asks."""
         if self._code is not frame.f_code or self._at != frame.f_lasti:
             self._code, self._at = frame.f_code, frame.f_lasti
-            self._in_loop = _is_for_loop(frame)
+            self._in_loop = _is_for_loop(frame) and not collects(frame.f_code, frame.f_lasti)
         return self._in_loop
 
     def _end(self) -> None:
-        handling, self._handling = self._handling, None
-        if handling is not None:
-            handling.end()
+        self.__del__()
         finish(self._owner)
 
     def __del__(self) -> None:
         handling, self._handling = self._handling, None
         if handling is not None:
+            if self._in_loop and handling.used and self._code is not None:
+                _working.add((self._code, self._at))
             handling.end()
 
 
@@ -475,7 +650,7 @@ def unwalked(messages: Any) -> Iterator[Any]:
 class AsyncWalk(Generic[T]):
     """The same for `async for`."""
 
-    __slots__ = ("_begun", "_fetch", "_handling", "_owner", "_source")
+    __slots__ = ("_begun", "_fetch", "_handling", "_owner", "_site", "_source")
 
     def __init__(
         self,
@@ -489,6 +664,7 @@ class AsyncWalk(Generic[T]):
         self._fetch = fetch
         self._begun = begun  # awaited at the beginning of each handling
         self._handling: Handling | None = None
+        self._site: tuple[CodeType, int] | None = None
 
     def __aiter__(self) -> AsyncIterator[T]:
         return AsyncWalk(self._owner, self._source, self._fetch, self._begun)  # see Walk.__iter__
@@ -496,10 +672,16 @@ class AsyncWalk(Generic[T]):
     async def __anext__(self) -> T:
         self.__del__()
         finish(self._owner)
+        frame = sys._getframe(1)
+        self._site = (frame.f_code, frame.f_lasti)
+        del frame
         message = await self._fetch()
         if not suppressed() and not self._source.is_no_message(message):
-            self._handling = Handling(self._owner, self._source, message)
-            self._handling.begin()
+            handling = self._handling = Handling(self._owner, self._source, message)
+            handling.looped = True
+            handling.used = self._site in _working
+            handling.begin(watched=not handling.used)
+            handling.references = sys.getrefcount(handling.message)
             if self._begun is not None:
                 await self._begun(message)
         return message
@@ -507,6 +689,8 @@ class AsyncWalk(Generic[T]):
     def __del__(self) -> None:
         handling, self._handling = self._handling, None
         if handling is not None:
+            if handling.used and self._site is not None:
+                _working.add(self._site)
             handling.end()
 
 
@@ -576,6 +760,7 @@ class Processing:
         if error is not None and handling.span is not None:
             record(handling.span, error)
         if self._ours:
+            handling.used = True
             handling.end()
 
 
