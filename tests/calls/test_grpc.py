@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import logging
 import sys
 import threading
 import time
@@ -28,10 +29,11 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusC
 
 import tracefill
 from tests.calls.grpc_service import aio_served, served, stub
+from tests.calls.h2_peer import listening
 from tests.contracts import PatchContract, ancestors, finished, tracer
+from tracefill.calls import grpc as grpc_calls
 from tracefill.calls import rpc_spans
 from tracefill.calls.grpc import AioServerInterceptor, ClientInterceptor, ServerInterceptor, aio_client_interceptors
-from tracefill.formats import GRPC_BIN
 
 CONTRIB = (GrpcInstrumentorClient, GrpcInstrumentorServer, GrpcAioInstrumentorClient, GrpcAioInstrumentorServer)
 
@@ -500,18 +502,146 @@ def test_contribs_filters_and_hooks_are_kept(spans: Any) -> None:
     assert seen == [b"traced"]
 
 
-def test_binary_header_is_read_and_written_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    (value,) = GRPC_BIN.encode(tracefill.Snapshot(0xA, 0xB, flags=1))
-    context = rpc_spans.metadata_context([("grpc-trace-bin", value)])
-    held = trace.get_current_span(context).get_span_context()
-    assert (held.trace_id, held.span_id, held.is_remote) == (0xA, 0xB, True)
-    assert rpc_spans.metadata_context([("grpc-trace-bin", b"junk"), ("x", "y")]) == {}
-    with tracefill.context.scope(context):
-        assert "grpc-trace-bin" not in dict(rpc_spans.ClientCall(context, None).metadata(None))
-        monkeypatch.setattr(rpc_spans, "_WRITES_BINARY", True)
-        assert (
-            dict(rpc_spans.ClientCall(context, None).metadata([("grpc-trace-bin", b"old")]))["grpc-trace-bin"] == value
-        )
+def test_excluded_methods_have_no_span_and_belong_to_their_caller(
+    mode: str, spans: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rpc_spans, "_EXCLUDED", frozenset(("t.S",)))
+
+    async def main() -> None:
+        async with aio_served(AIO) as address, grpc.aio.insecure_channel(address) as channel:
+            for name in ("UU", "SS"):
+                with tracer.start_as_current_span("near"):
+                    await call_aio(channel, name)
+
+    with served(SYNC) as address, grpc.insecure_channel(address) as channel:
+        with tracer.start_as_current_span("near"):
+            stub(channel, "UU")(b"1")
+            list(stub(channel, "SS")(several()))
+    asyncio.run(main())
+    for span in spans.get_finished_spans():
+        assert span.kind is SpanKind.INTERNAL
+        assert not span.name.startswith("far") or ancestors(spans, span) == ["near"]
+
+
+# --------------------------------------------------------------------------------------------------- grpc-trace-bin
+
+
+def binary(trace_id: int, span_id: int, flags: int) -> bytes:
+    """As OpenCensus describes it: version 0, field 0 the trace id, field 1 the span id, field 2 the flags."""
+    return b"\0\0" + trace_id.to_bytes(16, "big") + b"\1" + span_id.to_bytes(8, "big") + b"\2" + bytes([flags])
+
+
+class TestBinaryHeaderIsRead:
+    """By `extract`, from metadata of any server but grpcio's: its core keeps this one key to itself."""
+
+    @pytest.mark.parametrize("more", [b"", b"\3from a later version"])
+    def test_position(self, more: bytes) -> None:
+        context = grpc_calls.extract((("k", "v"), ("grpc-trace-bin", binary(0xA, 0xB, 1) + more)))
+        held = trace.get_current_span(context).get_span_context()
+        assert (held.trace_id, held.span_id, held.trace_flags, held.is_remote) == (0xA, 0xB, 1, True)
+
+    def test_mapping_and_nothing(self) -> None:
+        context = grpc_calls.extract({"grpc-trace-bin": binary(0xA, 0xB, 0)})
+        assert not trace.get_current_span(context).get_span_context().trace_flags.sampled
+        assert grpc_calls.extract(grpc.aio.Metadata(("k", "v"))) == grpc_calls.extract(None) == {}
+
+    def test_traceparent_goes_before_it(self) -> None:
+        pairs = [("grpc-trace-bin", binary(0xA, 0xB, 1)), ("traceparent", f"00-{0xC:032x}-{0xD:016x}-01")]
+        assert trace.get_current_span(grpc_calls.extract(pairs)).get_span_context().trace_id == 0xC
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            binary(0xA, 0xB, 1)[:26],
+            b"\1" + binary(0xA, 0xB, 1)[1:],
+            binary(0xA, 0xB, 1).replace(b"\1", b"\3"),
+            binary(0, 0xB, 1),
+            binary(0xA, 0, 1),
+            b"junk",
+            b"",
+            "text",
+        ],
+        ids=["truncated", "version", "field", "zero trace id", "zero span id", "junk", "empty", "text"],
+    )
+    def test_malformed_is_ignored_with_one_debug_line(self, value: Any, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.DEBUG, "tracefill")
+        assert grpc_calls.extract([("grpc-trace-bin", value)]) == {}
+        assert [record.levelname for record in caplog.records] == ["DEBUG"]
+        assert "grpc-trace-bin" in caplog.text
+
+    @pytest.mark.parametrize("value", [binary(0xA, 0xB, 1), b"junk"], ids=["valid", "junk"])
+    @pytest.mark.parametrize("name", SYNC)
+    def test_over_a_call_as_far_as_grpcio_shows_it(self, name: str, value: bytes, spans: Any) -> None:
+        seen: list[str] = []
+
+        def see(details: Any) -> bool:
+            seen.extend(key for key, _ in details.invocation_metadata)
+            return True
+
+        with served(SYNC, interceptors=[ServerInterceptor(see)]) as address, grpc.insecure_channel(address) as channel:
+            answer = stub(channel, name)(several() if name[0] == "S" else b"1", metadata=[("grpc-trace-bin", value)])
+            if name[1] == "S":
+                list(answer)
+            server = one(spans, SpanKind.SERVER)
+        is_shown = "grpc-trace-bin" in seen
+        assert (server.context.trace_id == 0xA) is (is_shown and value != b"junk")
+
+
+@pytest.mark.parametrize("aio", [False, True])
+@pytest.mark.parametrize("is_on", [False, True])
+class TestBinaryHeaderIsWritten:
+    @pytest.mark.parametrize("name", SYNC)
+    @pytest.mark.parametrize("asked", ["not", "by environment", "by interceptor"])
+    def test_when_asked(
+        self, asked: str, name: str, is_on: bool, aio: bool, spans: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as patched:
+            if asked == "by environment":
+                patched.setenv("TRACEFILL_GRPC_TRACE_BIN", "1")
+            rpc_spans.switch(False)  # the environment is read
+            sent = on_the_wire(name, trace_bin=asked == "by interceptor", is_on=is_on, aio=aio)
+        rpc_spans.switch(False)
+        client = one(spans, SpanKind.CLIENT)
+        flags = int(client.context.trace_flags)
+        expected = [binary(client.context.trace_id, client.context.span_id, flags)]
+        # No other position may be sent beside ours, also where nobody has asked for this one.
+        assert [value for key, value in sent if key == "grpc-trace-bin"] == ([] if asked == "not" else expected)
+        assert [value for key, value in sent if key == "k"] == [b"1", b"2"]
+        assert [value for key, value in sent if key == "k-bin"] == [b"\x00\xff"]
+        header = f"00-{client.context.trace_id:032x}-{client.context.span_id:016x}-{flags:02x}"
+        assert [value for key, value in sent if key == "traceparent"] == [header.encode()]
+
+    def test_of_an_unsampled_call(self, is_on: bool, aio: bool, spans: Any) -> None:
+        with tracefill.context.scope(tracefill.extract({"traceparent": f"00-{0xA:032x}-{0xB:016x}-00"})):
+            sent = on_the_wire("UU", trace_bin=True, is_on=is_on, aio=aio)
+        assert dict(sent)["grpc-trace-bin"] == binary(0xA, 0xB, 0)
+        assert spans.get_finished_spans() == ()
+
+
+def on_the_wire(name: str, *, trace_bin: bool, is_on: bool, aio: bool) -> list[tuple[str, bytes]]:
+    """The headers that a client of ours sends, who has metadata of his own."""
+    mine = (("k", "1"), ("grpc-trace-bin", b"old"), ("k-bin", b"\x00\xff"), ("k", "2"))
+
+    async def main() -> None:
+        interceptors = aio_client_interceptors(trace_bin=trace_bin)
+        async with grpc.aio.insecure_channel(address, interceptors=interceptors) as channel:
+            await call_aio(channel, name, metadata=mine)
+
+    def call() -> None:
+        with grpc.insecure_channel(address) as bare:
+            channel = grpc.intercept_channel(bare, ClientInterceptor(trace_bin=trace_bin))
+            answer = stub(channel, name)(several() if name[0] == "S" else b"1", metadata=mine)
+            if name[1] == "S":
+                list(answer)
+
+    with listening() as (address, calls):
+        if is_on:
+            tracefill.install(only=["grpc"])
+        try:
+            asyncio.run(main()) if aio else call()
+        finally:
+            tracefill.uninstall()
+    return calls[0]
 
 
 def test_metadata_that_is_none_is_left_to_grpc() -> None:

@@ -10,6 +10,7 @@ https://opentelemetry.io/docs/specs/semconv/rpc/grpc/ (v1.44.0).
 
 from __future__ import annotations
 
+import contextvars
 import os
 import threading
 from collections.abc import Iterable, Mapping
@@ -29,11 +30,24 @@ from tracefill.formats import GRPC_BIN
 from tracefill.snapshots import bind, snapshot
 from tracefill.spans import Tracer, suppressed
 
-__all__ = ["CONTRIB", "ClientCall", "ServerCall", "begin_client", "begin_server", "is_on", "metadata_context", "switch"]
+__all__ = [
+    "CONTRIB",
+    "WRITES_BINARY",
+    "ClientCall",
+    "ServerCall",
+    "begin_client",
+    "begin_server",
+    "is_on",
+    "metadata_context",
+    "switch",
+]
 
 #: Where contrib's client interceptor, which leaves its work to ours, leaves itself in the context of the call; None where its
 #: filter wants no span.
 CONTRIB = "tracefill-grpc-contrib"
+
+#: True while an interceptor that is to write `grpc-trace-bin` makes a call, whoever traces that.
+WRITES_BINARY: contextvars.ContextVar[bool] = contextvars.ContextVar("tracefill_grpc_trace_bin", default=False)
 
 Metadata = Iterable[tuple[str, Any]]
 
@@ -41,7 +55,6 @@ _tracer = Tracer("tracefill.calls.grpc")
 _EXCLUDED = frozenset(
     filter(None, os.environ.get("OTEL_PYTHON_GRPC_EXCLUDED_SERVICES", "").replace(" ", "").split(","))
 )
-_WRITES_BINARY = os.environ.get("TRACEFILL_GRPC_TRACE_BIN") == "1"
 _BINARY = GRPC_BIN.fields[0]
 
 # What is the server's fault, and not its caller's.
@@ -51,12 +64,14 @@ _SERVER_ERRORS = frozenset(
 
 
 _is_on = False
+_writes_binary = os.environ.get("TRACEFILL_GRPC_TRACE_BIN") == "1"
 
 
 def switch(on: bool) -> None:
     """install() traces every channel and server, or does so no more."""
-    global _is_on
+    global _is_on, _writes_binary
     _is_on = on
+    _writes_binary = os.environ.get("TRACEFILL_GRPC_TRACE_BIN") == "1"
 
 
 def is_on() -> bool:
@@ -64,18 +79,20 @@ def is_on() -> bool:
     return _is_on
 
 
-def begin_client(method: str | bytes, target: str | bytes, request: Any = None, like: Any = None) -> ClientCall | None:
-    """A call that is about to be made; None when it is not to be traced. `like`: contrib's interceptor of the channel."""
+def begin_client(
+    method: str | bytes, target: str | bytes, request: Any = None, like: Any = None, *, is_traced: bool = True
+) -> ClientCall | None:
+    """A call that is about to be made; None when nothing is to be sent along. `like`: contrib's interceptor of the channel;
+    `is_traced`: False for a call that carries the caller's own position, and has no span."""
     method = method.decode() if isinstance(method, bytes) else method
     outer = current()
     if CONTRIB in outer:
         like = outer[CONTRIB]
-        if like is None:
-            return None
+        is_traced = like is not None
         outer = Context({key: value for key, value in outer.items() if key != CONTRIB})
-    if suppressed(outer) or _is_excluded(method):
+    if suppressed(outer):
         return None
-    if not _tracer.records(outer):
+    if not is_traced or _is_excluded(method) or not _tracer.records(outer):
         return ClientCall(outer, None, target=target)
     span = _tracer.start(method.lstrip("/"), "client", outer, lambda: _attributes(method, target))
     hook = getattr(like, "_request_hook", None)
@@ -84,42 +101,46 @@ def begin_client(method: str | bytes, target: str | bytes, request: Any = None, 
     return ClientCall(outer, span, getattr(like, "_response_hook", None), target)
 
 
-def begin_server(method: str, metadata: Metadata | None) -> ServerCall | None:
-    """A call that has come in; None when it is not to be traced."""
-    if suppressed() or _is_excluded(method):
+def begin_server(method: str, metadata: Metadata | None, *, is_traced: bool = True) -> ServerCall | None:
+    """A call that has come in; None when instrumentation is suppressed. `is_traced`: False for a call that is its caller's, and has
+    no span of its own."""
+    if suppressed():
         return None
     given = list(metadata or ())
     sent = next((value for key, value in given if key == "x-request-id"), None)
     arrival = further_in(metadata_context(given), sent)
     if tags.declared():
         arrival.bring_tags(given, method)
-    if not _tracer.records(arrival.context):
+    if not is_traced or _is_excluded(method) or not _tracer.records(arrival.context):
         return ServerCall(arrival, None)
     return ServerCall(arrival, arrival.begin(_tracer, method.lstrip("/"), _attributes(method)))
 
 
-def metadata_context(metadata: Metadata) -> Context:
-    """The Context that metadata describes, by `grpc-trace-bin` where there is nothing else; an empty one without any."""
-    pairs = list(metadata)
-    context: Context = extract(pairs)
-    if not _has_position(context):
-        for key, value in pairs:
-            position = GRPC_BIN.decode(value) if key == _BINARY and isinstance(value, bytes) else None
+def metadata_context(metadata: Metadata | Mapping[str, Any] | None, context: Context | None = None) -> Context:
+    """The Context that metadata describes, by `grpc-trace-bin` where there is nothing else; `context` (default: an empty one)
+    where it describes none."""
+    pairs = list(metadata.items() if isinstance(metadata, Mapping) else metadata or ())
+    found: Context = extract(pairs, context)
+    values = [value for key, value in pairs if key == _BINARY]
+    if values and not _has_position(extract(pairs)):
+        for value in values:
+            position = GRPC_BIN.decode(value)
             if position is not None:
-                return position.to_context(context)
-    return context
+                return position.to_context(found)
+    return found
 
 
 class ClientCall:
     """One call and its answer; ends once, however often it is told."""
 
-    __slots__ = ("_hook", "_is_over", "_span", "_target", "inside")
+    __slots__ = ("_hook", "_is_over", "_span", "_target", "_writes_binary", "inside")
 
     def __init__(self, outer: Context, span: Span | None, response_hook: Any = None, target: str | bytes = "") -> None:
         self._span = span
         self._target = target
         self._hook = response_hook
         self._is_over = False
+        self._writes_binary = _writes_binary or WRITES_BINARY.get()
         self.inside = outer if span is None else with_span(outer, span)
 
     def metadata(self, given: Metadata | None) -> Any:
@@ -136,7 +157,7 @@ class ClientCall:
         request_id = request_ids.current(self.inside)
         if request_id is not None and all(key != "x-request-id" for key, _ in kept):
             ours["x-request-id"] = request_id
-        if _WRITES_BINARY:
+        if self._writes_binary:
             ours[_BINARY] = _binary(self.inside)
         replaced = {*ours, "tracestate", _BINARY} if "traceparent" in ours else set(ours)
         return [

@@ -5,7 +5,10 @@
 A client span lasts until the status has come; while a stream is read the caller's own span is current. A server span is current
 in the server's other interceptors, in the handler, in each step of a streamed response and in the callbacks of its context.
 With contrib's instrumentation switched on there is still one span for each side, and what contrib breaks works.
-`grpc-trace-bin` is read; with TRACEFILL_GRPC_TRACE_BIN=1 it is sent too.
+A method that is excluded or filtered out has no span, and belongs to its caller all the same.
+
+With TRACEFILL_GRPC_TRACE_BIN=1, or by an interceptor with `trace_bin=True`, `grpc-trace-bin` is sent beside `traceparent`.
+`extract(metadata)` reads both; grpcio's own servers are shown no `grpc-trace-bin`, for the core below them keeps that to itself.
 
 Without install():
 
@@ -20,8 +23,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tracefill.calls.rpc_contrib import step_aside, step_back
+from tracefill.calls.rpc_spans import metadata_context as extract
 from tracefill.calls.rpc_spans import switch
-from tracefill.context import extract, inject, scope
+from tracefill.context import inject, scope
 from tracefill.wrapping import Patches
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from grpc.aio import _call, _channel, _interceptor
 
 from tracefill.calls.grpc.server import is_contribs
 from tracefill.calls.rpc_contrib import step_aside
-from tracefill.calls.rpc_spans import ClientCall, begin_client, is_on
+from tracefill.calls.rpc_spans import WRITES_BINARY, ClientCall, begin_client, is_on
 from tracefill.snapshots import bind
 from tracefill.wrapping import Patches
 
@@ -86,7 +86,7 @@ def _send(original: Any) -> Callable[..., None]:
         *rest: Any,
     ) -> None:
         asked = _asked.get() or _Asked()
-        rpc = begin_client(method, asked.target, request, asked.contribs) if asked.is_traced else None
+        rpc = begin_client(method, asked.target, request, asked.contribs, is_traced=asked.is_traced)
         if rpc is not None:
             metadata = rpc.metadata(metadata)
         try:
@@ -141,10 +141,13 @@ def _at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 
 class _Interceptor:
-    def __init__(self, target: str = "") -> None:
+    def __init__(self, target: str = "", trace_bin: bool = False) -> None:
         self._target = target
+        self._trace_bin = trace_bin
 
     async def _intercept(self, continuation: Any, details: Any, request: Any) -> Any:
+        if self._trace_bin:
+            WRITES_BINARY.set(True)  # in the task of this call
         rpc = None if is_on() else begin_client(details.method, self._target, request)
         if rpc is None:
             return await continuation(details, request)
@@ -181,9 +184,9 @@ class _StreamStream(_Interceptor, grpc.aio.StreamStreamClientInterceptor):  # ty
         return await self._intercept(continuation, client_call_details, request_iterator)
 
 
-def aio_client_interceptors(target: str = "") -> list[Any]:
+def aio_client_interceptors(target: str = "", *, trace_bin: bool = False) -> list[Any]:
     """For `grpc.aio.insecure_channel(target, interceptors=aio_client_interceptors(target))`: gRPC wants one for each arity.
 
-    While install() is on they leave the work to that.
+    While install() is on they leave the work to that. `trace_bin`: send `grpc-trace-bin` too.
     """
-    return [kind(target) for kind in (_UnaryUnary, _UnaryStream, _StreamUnary, _StreamStream)]
+    return [kind(target, trace_bin) for kind in (_UnaryUnary, _UnaryStream, _StreamUnary, _StreamStream)]

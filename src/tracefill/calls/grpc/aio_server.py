@@ -13,8 +13,8 @@ import grpc
 from grpc._cython import cygrpc
 from grpc.aio import _server
 
-from tracefill.calls.grpc.server import Responses, end, handler_like, is_contribs
-from tracefill.calls.rpc_spans import ServerCall, begin_server
+from tracefill.calls.grpc.server import Responses, arrived, end, handler_like, is_contribs
+from tracefill.calls.rpc_spans import ServerCall
 from tracefill.context import scope
 from tracefill.wrapping import Patches
 
@@ -62,16 +62,14 @@ def _add_done_callback(original: Any) -> Callable[..., None]:
 class AioServerInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]
     """For `grpc.aio.server(interceptors=[AioServerInterceptor()])`; the first, so that the others see its span.
 
-    `is_traced(handler_call_details)`: False for a call that is to have no span.
+    `is_traced(handler_call_details)`: False for a call that is to have no span; its caller's is current.
     """
 
     def __init__(self, is_traced: Callable[[Any], bool] | None = None) -> None:
         self._is_traced = is_traced
 
     async def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        if self._is_traced is not None and not self._is_traced(handler_call_details):
-            return await continuation(handler_call_details)
-        rpc = begin_server(handler_call_details.method, handler_call_details.invocation_metadata)
+        rpc = arrived(handler_call_details, self._is_traced)
         if rpc is None:
             return await continuation(handler_call_details)
         try:

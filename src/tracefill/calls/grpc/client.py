@@ -10,7 +10,7 @@ from grpc import _channel
 from opentelemetry import trace
 
 from tracefill.calls.rpc_contrib import PACKAGE, step_aside
-from tracefill.calls.rpc_spans import CONTRIB, ClientCall, begin_client, is_on
+from tracefill.calls.rpc_spans import CONTRIB, WRITES_BINARY, ClientCall, begin_client, is_on
 from tracefill.context import current
 from tracefill.snapshots import bind
 from tracefill.wrapping import Patches
@@ -35,6 +35,8 @@ def wrap_all(patches: Patches) -> None:
 
 
 def _blocking(original: Any) -> Callable[..., Any]:
+    is_pair = original.__name__ == "with_call"
+
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         rpc = _begin(self, args[0] if args else None)
         if rpc is None:
@@ -45,7 +47,7 @@ def _blocking(original: Any) -> Callable[..., Any]:
         except BaseException as error:
             rpc.fail(error)
             raise
-        rpc.end("OK", response=answer)
+        rpc.end("OK", response=answer[0] if is_pair else answer)
         return answer
 
     return call
@@ -115,11 +117,12 @@ class ClientInterceptor(
 ):
     """For `grpc.intercept_channel(channel, ClientInterceptor())`. While install() is on it leaves the work to that.
 
-    `target`: what the channel is connected to, for the spans' server.address.
+    `target`: what the channel is connected to, for the spans' server.address. `trace_bin`: send `grpc-trace-bin` too.
     """
 
-    def __init__(self, target: str = "") -> None:
+    def __init__(self, target: str = "", *, trace_bin: bool = False) -> None:
         self._target = target
+        self._trace_bin = trace_bin
 
     def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         return self._intercept(continuation, client_call_details, request)
@@ -134,6 +137,13 @@ class ClientInterceptor(
         return self._intercept(continuation, client_call_details, request_iterator)
 
     def _intercept(self, continuation: Any, details: Any, request: Any) -> Any:
+        token = WRITES_BINARY.set(self._trace_bin or WRITES_BINARY.get())
+        try:
+            return self._call(continuation, details, request)
+        finally:
+            WRITES_BINARY.reset(token)
+
+    def _call(self, continuation: Any, details: Any, request: Any) -> Any:
         rpc = None if is_on() else begin_client(details.method, self._target, request)
         if rpc is None:
             return continuation(details, request)

@@ -16,7 +16,7 @@ from tracefill.calls.rpc_spans import ServerCall, begin_server
 from tracefill.context import scope
 from tracefill.wrapping import Patches
 
-__all__ = ["Responses", "ServerInterceptor", "handler_like", "status_name", "wrap_all"]
+__all__ = ["Responses", "ServerInterceptor", "arrived", "end", "handler_like", "is_contribs", "status_name", "wrap_all"]
 
 
 def wrap_all(patches: Patches) -> None:
@@ -51,16 +51,14 @@ def is_contribs(interceptor: Any) -> bool:
 class ServerInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
     """For `grpc.server(pool, interceptors=[ServerInterceptor()])`; the first, so that the others see its span.
 
-    `is_traced(handler_call_details)`: False for a call that is to have no span.
+    `is_traced(handler_call_details)`: False for a call that is to have no span; its caller's is current.
     """
 
     def __init__(self, is_traced: Callable[[Any], bool] | None = None) -> None:
         self._is_traced = is_traced
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        if self._is_traced is not None and not self._is_traced(handler_call_details):
-            return continuation(handler_call_details)
-        rpc = begin_server(handler_call_details.method, handler_call_details.invocation_metadata)
+        rpc = arrived(handler_call_details, self._is_traced)
         if rpc is None:
             return continuation(handler_call_details)
         try:
@@ -73,6 +71,13 @@ class ServerInterceptor(grpc.ServerInterceptor):  # type: ignore[misc]
             rpc.end("UNIMPLEMENTED", "Method not found!")
             return None
         return handler_like(handler, _streamed if handler.response_streaming else _unary, rpc)
+
+
+def arrived(details: Any, is_traced: Callable[[Any], bool] | None) -> ServerCall | None:
+    """The call that these details are of; None when nothing is to be done about it."""
+    return begin_server(
+        details.method, details.invocation_metadata, is_traced=is_traced is None or bool(is_traced(details))
+    )
 
 
 _everything = ServerInterceptor()
