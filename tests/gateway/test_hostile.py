@@ -22,6 +22,8 @@ from tests.calls.running import SAMPLED, Response, response_of
 ROOT = Path(__file__).resolve().parents[2]
 SERVERS = {
     "uvicorn": ["uvicorn", "--http", "h11", "--fd", "{fd}", "tests.gateway.hostile_service:asgi_app"],
+    "hypercorn": ["hypercorn", "-b", "fd://{fd}", "tests.gateway.hostile_service:asgi_app"],
+    "daphne": ["daphne", "--fd", "{fd}", "tests.gateway.hostile_service:asgi_app"],
     "gunicorn": ["gunicorn", "--threads", "16", "-b", "fd://{fd}", "tests.gateway.hostile_service:wsgi_app"],
 }
 TRACEPARENT = SAMPLED.encode()

@@ -74,23 +74,23 @@ class Middleware:
         self._request_headers = header_capture("server", "request", request_headers, secret_headers)
         self._response_headers = header_capture("server", "response", response_headers, secret_headers)
 
-    async def __call__(self, asgi_scope: Scope, receive: Receive, send: Send) -> None:
-        met = _tracer.enter(asgi_scope, KEY) if self._is_plain else None
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        met = _tracer.enter(scope, KEY) if self._is_plain else None
         if type(met) is ContextScope:  # the caller says no, and there is nothing else to look at
             try:
-                return await self.app(asgi_scope, receive, send)
+                return await self.app(scope, receive, send)
             finally:
                 met.close()
-        kind = asgi_scope["type"]
-        if (kind != "http" and kind != "websocket") or (met is None and self._is_contribs(asgi_scope)):
-            return await self.app(asgi_scope, receive, send)
-        arrival = Arrival(met) if met is not None else self._look(asgi_scope)
+        kind = scope["type"]
+        if (kind != "http" and kind != "websocket") or (met is None and self._is_contribs(scope)):
+            return await self.app(scope, receive, send)
+        arrival = Arrival(met) if met is not None else self._look(scope)
         if arrival is None:
-            return await self.app(asgi_scope, receive, send)
+            return await self.app(scope, receive, send)
         if isinstance(arrival, Arrival):
-            return await self._record(asgi_scope, receive, send, arrival)
+            return await self._record(scope, receive, send, arrival)
         try:
-            return await self.app(asgi_scope, receive, send)
+            return await self.app(scope, receive, send)
         finally:
             tags.over(current(), None)
             arrival.close()

@@ -10,7 +10,8 @@ from opentelemetry.context import Context
 
 from tracefill import tags
 from tracefill._codec import find_header
-from tracefill.context import extract, scope
+from tracefill.context import extract
+from tracefill.context import scope as context_scope
 from tracefill.edge import makers, root_ids
 from tracefill.edge.announcements import listen
 from tracefill.edge.arrivals import KEY, Arrival, caller, further_in
@@ -60,22 +61,22 @@ class Edge:
         self._reached = reached
         self._others = others
 
-    async def __call__(self, asgi_scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         base, served = (None, False) if self._reached else caller()
         if self._others is None:
             self._others = makers.others(self.app)
-        others = any(makes_span() for makes_span in self._others) and not self._shuns(asgi_scope)
+        others = any(makes_span() for makes_span in self._others) and not self._shuns(scope)
         # Within an open span, others make none of their own for a server.
-        if asgi_scope["type"] not in REQUESTS or KEY in asgi_scope or served or (others and base is not None):
-            await self.app(asgi_scope, receive, send)
+        if scope["type"] not in REQUESTS or KEY in scope or served or (others and base is not None):
+            await self.app(scope, receive, send)
             return
-        asgi_scope, arrival = self._meet(asgi_scope, base, others)
-        if asgi_scope["type"] == "websocket":
-            receive, send = listen(asgi_scope, receive, send)
+        scope, arrival = self._meet(scope, base, others)
+        if scope["type"] == "websocket":
+            receive, send = listen(scope, receive, send)
         try:
-            with scope(arrival.for_others() if others else arrival.context):
+            with context_scope(arrival.for_others() if others else arrival.context):
                 app = self.app if others else self.spanned
-                await app(arrival.within(asgi_scope), receive, _answering(send, arrival))
+                await app(arrival.within(scope), receive, _answering(send, arrival))
                 if arrival.adopted is not None and tasks_wait():
                     await asyncio.sleep(0)
         finally:
