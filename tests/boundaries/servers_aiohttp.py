@@ -1,40 +1,12 @@
 """Entry: aiohttp.web."""
 
 import asyncio
-import contextlib
 import threading
 
 from tests.boundaries import Program, boundary
-from tests.calls.running import ask, here, wait_for
+from tests.calls.running import aiohttp_web, ask, here, wait_for
 
 CONTRIB = ["opentelemetry.instrumentation.aiohttp_server:AioHttpServerInstrumentor"]
-
-
-@contextlib.contextmanager
-def serving(app):
-    """A server in a thread with a loop of its own."""
-    from aiohttp import web
-
-    started, loop = [], asyncio.new_event_loop()
-
-    async def serve():
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        started.append(site._server.sockets[0].getsockname()[1])
-        await stop.wait()
-        await runner.cleanup()
-
-    stop = asyncio.Event()
-    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
-    thread.start()
-    wait_for(lambda: started)
-    try:
-        yield started[0]
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join(60)
 
 
 def app_with(handler, **settings):
@@ -46,7 +18,7 @@ def app_with(handler, **settings):
 
 
 def call_twice(b: Program, app):
-    with serving(app) as port:
+    with aiohttp_web(app) as port:
         for key in "ab":
             with b.near(key):
                 assert ask(port, f"/{key}", here()).status == 200
@@ -159,7 +131,7 @@ def websocket(b: Program) -> None:
                 await socket.send_str("done")
         return socket
 
-    with serving(app_with(show)) as port:
+    with aiohttp_web(app_with(show)) as port:
         for key in "ab":
             with (
                 b.near(key),
@@ -204,6 +176,106 @@ def alone(b: Program) -> None:
         b.far(key_of(request))
         return web.Response(text="done")
 
-    with b.near(), serving(app_with(show)) as port:
+    with b.near(), aiohttp_web(app_with(show)) as port:
         for key in "ab":
             ask(port, f"/{key}")
+
+
+@boundary("aiohttp.web View class, work in asyncio.to_thread")
+def view_class(b: Program) -> None:
+    from aiohttp import web
+
+    class Show(web.View):
+        async def get(self):
+            await asyncio.to_thread(b.far, key_of(self.request))
+            return web.Response(text="done")
+
+    call_twice(b, app_with(Show))
+
+
+@boundary("aiohttp.web sub-application")
+def sub_application(b: Program) -> None:
+    from aiohttp import web
+
+    async def show(request):
+        b.far(key_of(request))
+        return web.Response(text="done")
+
+    app = web.Application()
+    app.add_subapp("/inner", app_with(show))
+    with aiohttp_web(app) as port:
+        for key in "ab":
+            with b.near(key):
+                assert ask(port, f"/inner/{key}", here()).status == 200
+
+
+@boundary("aiohttp.web events that go on (SSE), fed by a task of the request")
+def events(b: Program) -> None:
+    from aiohttp import web
+
+    async def show(request):
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        queue = asyncio.Queue()
+
+        async def produce():
+            for _ in range(2):
+                b.far(key_of(request))
+                await queue.put(b"data: x\n\n")
+            await queue.put(None)
+
+        task = asyncio.create_task(produce())
+        while (event := await queue.get()) is not None:
+            b.far(key_of(request))
+            await response.write(event)
+        await task
+        return response
+
+    call_twice(b, app_with(show))
+
+
+@boundary("aiohttp.web middleware that answers for an exception, next request is clean")
+def handled(b: Program) -> None:
+    from aiohttp import web
+
+    @web.middleware
+    async def catching(request, handler):
+        try:
+            return await handler(request)
+        except KeyError:
+            b.far(key_of(request))
+            return web.Response(text="sorry")
+
+    async def show(request):
+        raise KeyError
+
+    call_twice(b, app_with(show, middlewares=[catching]))
+
+
+@boundary("aiohttp.web background task of cleanup_ctx, begun before any request", expect="own root")
+def cleanup_context(b: Program) -> None:
+    from aiohttp import web
+
+    ticks = []
+
+    async def show(request):
+        ticks.append(key_of(request))
+        return web.Response(text="done")
+
+    async def ticking():
+        done = 0
+        while True:
+            await asyncio.sleep(0.005)
+            while done < len(ticks):
+                b.far()
+                done += 1
+
+    async def background(app):
+        task = asyncio.create_task(ticking())
+        yield
+        await asyncio.sleep(0.05)
+        task.cancel()
+
+    app = app_with(show)
+    app.cleanup_ctx.append(background)
+    call_twice(b, app)

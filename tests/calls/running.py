@@ -83,11 +83,32 @@ def asgi(app: Any, **settings: Any) -> Iterator[int]:
     """uvicorn on a free port."""
     import uvicorn
 
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error", lifespan="off", **settings)
+    settings = {"log_level": "error", "lifespan": "off", **settings}
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, **settings)
     server = uvicorn.Server(config)
     with in_thread(server.run, lambda: setattr(server, "should_exit", True)):
         wait_for(lambda: server.started)
         yield server.servers[0].sockets[0].getsockname()[1]
+
+
+@contextlib.contextmanager
+def aiohttp_web(app: Any) -> Iterator[int]:
+    """aiohttp's own server on a free port, in a loop of its own."""
+    from aiohttp import web
+
+    loop, stop, ports = asyncio.new_event_loop(), asyncio.Event(), list[int]()
+
+    async def serve() -> None:
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        ports.append(runner.addresses[0][1])
+        await stop.wait()
+        await runner.cleanup()
+
+    with in_thread(lambda: loop.run_until_complete(serve()), lambda: loop.call_soon_threadsafe(stop.set)):
+        wait_for(lambda: ports)
+        yield ports[0]
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest, Request
 from opentelemetry.instrumentation.aiohttp_server import AioHttpServerInstrumentor
 
-from tests.boundaries.servers_aiohttp import serving
+from tests.calls.running import aiohttp_web
 from tests.calls.server_contract import HEADERS, ServerContract, only_server, position
 
 
@@ -60,7 +60,7 @@ class TestAiohttpWeb(ServerContract):
         return app
 
     def serving(self, app: Any) -> contextlib.AbstractContextManager[int]:
-        return serving(app)
+        return aiohttp_web(app)
 
     @pytest.mark.parametrize(("code", "status"), [(404, "UNSET"), (503, "ERROR")])
     def test_a_status_that_is_raised_is_an_answer(self, code: int, status: str, wire: Any, spans: Any) -> None:

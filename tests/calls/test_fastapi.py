@@ -114,3 +114,26 @@ class TestItsOwnTelemetry:
     def test_an_unsampled_caller_stays_unsampled(self, spans: Any) -> None:
         assert self.ask(app_with(), "/orders/1", UNSAMPLED).body.startswith(f"00-{TRACE_ID}-".encode())
         assert spans.get_finished_spans() == ()
+
+
+@pytest.mark.parametrize("made_first", [True, False])
+def test_lifespan_runs_once_under_install(made_first: bool) -> None:
+    seen = []
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Any) -> Any:
+        seen.append("up")
+        yield
+        seen.append("down")
+
+    if made_first:
+        app = fastapi.FastAPI(lifespan=lifespan)
+    tracefill.install()
+    try:
+        if not made_first:
+            app = fastapi.FastAPI(lifespan=lifespan)
+        with asgi(app, lifespan="on"):
+            assert seen == ["up"]
+    finally:
+        tracefill.uninstall()
+    assert seen == ["up", "down"]

@@ -28,11 +28,11 @@ from tracefill.calls.http_spans import excluded_urls as url_test
 from tracefill.context import current, extract
 from tracefill.edge import makers
 from tracefill.edge.arrivals import KEY, Arrival, caller
-from tracefill.edge.asgi import ASGIApplication, Edge, Message, Receive, Scope, Send, tasks_wait
+from tracefill.edge.asgi import REQUESTS, ASGIApplication, Edge, Message, Receive, Scope, Send, tasks_wait
 from tracefill.edge.entrances import Serving
 from tracefill.spans import Tracer
 
-__all__ = ["Middleware", "failed", "routed", "serving"]
+__all__ = ["Middleware", "entering", "failed", "routed", "serving"]
 
 _tracer = Tracer("tracefill.calls.asgi")
 
@@ -213,6 +213,19 @@ def _common_attributes(method: str, scheme: str, version: str | None, host: byte
 
 
 serving = Serving(Edge, Middleware)
+
+
+def entering(original: Any) -> Callable[..., Any]:
+    """To be put in the place of an application's `__call__`: it has its edge, unless somebody has met the request before."""
+
+    async def call(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in REQUESTS or KEY in scope or "fastapi.telemetry" in scope:
+            await original(self, scope, receive, send)
+        else:
+            await serving.entered(self, original)(scope, receive, send)
+
+    return call
+
 
 # The messages that begin a response, and its status where the message does not tell.
 _RESPONSES = {

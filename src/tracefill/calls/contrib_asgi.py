@@ -9,10 +9,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from tracefill.calls.asgi_spans import serving
+from tracefill.calls.asgi_spans import entering, serving
 from tracefill.edge.adoption import adopt_contrib
 from tracefill.edge.announcements import HEARD, hearing
-from tracefill.edge.arrivals import KEY
 from tracefill.wrapping import Patches
 
 __all__ = ["LIBRARIES", "patch", "unpatch"]
@@ -25,23 +24,13 @@ _patches = Patches()
 def patch() -> None:
     adopt_contrib(_patches, LIBRARIES[0])
     middleware = sys.modules[LIBRARIES[0]].OpenTelemetryMiddleware
-    _patches.wrap(middleware, "__call__", _call)
+    _patches.wrap(middleware, "__call__", entering)
     _patches.wrap(middleware, "_get_otel_receive", _get_otel_receive)
 
 
 def unpatch() -> None:
     _patches.undo()
     serving.stop()
-
-
-def _call(original: Any) -> Callable[..., Any]:
-    async def call(self: Any, asgi_scope: Any, receive: Any, send: Any) -> None:
-        if KEY in asgi_scope:
-            await original(self, asgi_scope, receive, send)
-        else:
-            await serving.entered(self, original)(asgi_scope, receive, send)
-
-    return call
 
 
 def _get_otel_receive(original: Any) -> Callable[..., Any]:

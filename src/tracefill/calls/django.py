@@ -31,7 +31,7 @@ def patch() -> None:
     from django.core.signals import got_request_exception
 
     _patches.wrap(WSGIHandler, "__call__", _call)
-    _patches.wrap(ASGIHandler, "__call__", _call_asynchronously)
+    _patches.wrap(ASGIHandler, "__call__", asgi_spans.entering)
     _patches.wrap(ASGIHandler, "send_response", _send_response)
     _patches.wrap(BaseHandler, "resolve_request", _resolve)
     got_request_exception.connect(_failed)
@@ -51,16 +51,6 @@ def _call(original: Any) -> Callable[..., Any]:
         if KEY in environ:
             return original(self, environ, start_response)
         return wsgi_spans.serving.entered(self, original)(environ, start_response)
-
-    return call
-
-
-def _call_asynchronously(original: Any) -> Callable[..., Any]:
-    async def call(self: Any, asgi_scope: Any, receive: Any, send: Any) -> None:
-        if KEY in asgi_scope:
-            await original(self, asgi_scope, receive, send)
-        else:
-            await asgi_spans.serving.entered(self, original)(asgi_scope, receive, send)
 
     return call
 

@@ -8,13 +8,9 @@ with the middleware around the application there is ours, and FastAPI's telemetr
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
-from tracefill.calls.asgi_spans import Middleware, serving
+from tracefill.calls.asgi_spans import Middleware, entering, serving
 from tracefill.context import extract, inject, scope
 from tracefill.edge.adoption import adopt_fastapi
-from tracefill.edge.arrivals import KEY
 from tracefill.wrapping import Patches
 
 __all__ = ["LIBRARIES", "Middleware", "extract", "inject", "patch", "scope", "unpatch"]
@@ -27,20 +23,10 @@ _patches = Patches()
 def patch() -> None:
     from fastapi.applications import FastAPI  # fastapi.FastAPI is contrib's subclass while that is active
 
-    _patches.wrap(FastAPI, "__call__", _call)
+    _patches.wrap(FastAPI, "__call__", entering)
     adopt_fastapi(_patches)
 
 
 def unpatch() -> None:
     _patches.undo()
     serving.stop()
-
-
-def _call(original: Any) -> Callable[..., Any]:
-    async def call(self: Any, asgi_scope: Any, receive: Any, send: Any) -> None:
-        if KEY in asgi_scope:
-            await original(self, asgi_scope, receive, send)
-        else:
-            await serving.entered(self, original)(asgi_scope, receive, send)
-
-    return call

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Callable
-from typing import Any
 
-from tracefill.calls.asgi_spans import Middleware, serving
+from tracefill.calls.asgi_spans import Middleware, entering, serving
 from tracefill.context import extract, inject, scope
 from tracefill.edge.adoption import adopt_starlette
-from tracefill.edge.arrivals import KEY
 from tracefill.wrapping import Patches
 
 __all__ = ["LIBRARIES", "Middleware", "extract", "inject", "patch", "scope", "unpatch"]
@@ -28,7 +25,7 @@ _patches = Patches()
 def patch() -> None:
     from starlette.applications import Starlette
 
-    _patches.wrap(Starlette, "__call__", _call)
+    _patches.wrap(Starlette, "__call__", entering)
     with contextlib.suppress(ImportError):  # before Starlette 1.10
         importlib.import_module("starlette.middleware.opentelemetry")
     adopt_starlette(_patches)
@@ -37,13 +34,3 @@ def patch() -> None:
 def unpatch() -> None:
     _patches.undo()
     serving.stop()
-
-
-def _call(original: Any) -> Callable[..., Any]:
-    async def call(self: Any, asgi_scope: Any, receive: Any, send: Any) -> None:
-        if KEY in asgi_scope or "fastapi.telemetry" in asgi_scope:
-            await original(self, asgi_scope, receive, send)
-        else:
-            await serving.entered(self, original)(asgi_scope, receive, send)
-
-    return call
