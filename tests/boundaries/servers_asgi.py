@@ -482,3 +482,211 @@ def hypercorn(b: Program) -> None:
             assert ask(port, f"/{key}", here()).status == 200
     loop.call_soon_threadsafe(stop.set)
     thread.join(60)
+
+
+@boundary("ASGI middleware of the user's outside that opens a span, and works after the application")
+def outer_middleware(b: Program) -> None:
+    app = fastapi_app()
+
+    @app.get("/{key}")
+    async def show(key: str):
+        b.far(key)
+        return "done"
+
+    async def opening(scope, receive, send):
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        key = scope["path"][1:]
+        b.far(key)
+        with b.span("middleware"):
+            await app(scope, receive, send)
+        b.far(key)
+
+    call_twice(b, opening)
+
+
+@boundary("ASGI middleware of the user's in the stack, a class, opens a span")
+def inner_middleware(b: Program) -> None:
+    class Opening:
+        def __init__(self, app):
+            self.app = app
+
+        async def __call__(self, scope, receive, send):
+            with b.span("middleware"):
+                await self.app(scope, receive, send)
+
+    app = fastapi_app()
+    app.add_middleware(Opening)
+
+    @app.get("/{key}")
+    async def show(key: str):
+        b.far(key)
+        return "done"
+
+    call_twice(b, app)
+
+
+@boundary("FastAPI routers, dependencies of each, asyncio.to_thread and run_in_threadpool")
+def fastapi_router(b: Program) -> None:
+    from fastapi import APIRouter, Depends
+    from starlette.concurrency import run_in_threadpool
+
+    async def around(key: str):
+        b.far(key)
+        yield
+        b.far(key)
+
+    outer, inner, app = APIRouter(prefix="/outer"), APIRouter(dependencies=[Depends(around)]), fastapi_app()
+
+    @inner.get("/{key}")
+    async def show(key: str):
+        await asyncio.to_thread(b.far, key)
+        await run_in_threadpool(b.far, key)
+        await asyncio.gather(*(asyncio.to_thread(b.far, key) for _ in range(2)))
+        return "done"
+
+    outer.include_router(inner)
+    app.include_router(outer)
+    call_twice(b, app, "/outer/{}")
+
+
+@boundary("FastAPI exception handlers: of a class, of HTTPException, of validation")
+def fastapi_exceptions(b: Program) -> None:
+    from fastapi import HTTPException
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import PlainTextResponse
+
+    class Sold(Exception):
+        pass
+
+    app = fastapi_app()
+
+    @app.exception_handler(Sold)
+    @app.exception_handler(HTTPException)
+    @app.exception_handler(RequestValidationError)
+    async def sorry(request, error):
+        b.far(request.path_params["key"])
+        return PlainTextResponse("sorry")
+
+    @app.get("/{key}")
+    async def show(key: str, number: int = 0):
+        if key == "a":
+            raise Sold
+        raise HTTPException(404)
+
+    call_twice(b, app)
+    with asgi(app) as port, b.near("c"):
+        assert ask(port, "/c?number=none", here()).status == 200
+
+
+@boundary("FastAPI sub-application mounted in FastAPI")
+def fastapi_sub_application(b: Program) -> None:
+    outer, inner = fastapi_app(), fastapi_app()
+
+    @inner.get("/{key}")
+    def show(key: str):
+        b.far(key)
+        return "done"
+
+    outer.mount("/inner", inner)
+    call_twice(b, outer, "/inner/{}")
+
+
+@boundary("FastAPI events that go on (SSE), fed by a task of the request")
+def fastapi_events(b: Program) -> None:
+    from fastapi.responses import StreamingResponse
+
+    app = fastapi_app()
+
+    @app.get("/{key}")
+    async def show(key: str):
+        queue = asyncio.Queue()
+
+        async def feed():
+            for _ in range(2):
+                b.far(key)
+                await queue.put("data: x\n\n")
+            await queue.put(None)
+
+        async def body():
+            task = asyncio.create_task(feed())
+            while (event := await queue.get()) is not None:
+                b.far(key)
+                yield event
+            await task
+
+        return StreamingResponse(body(), media_type="text/event-stream")
+
+    call_twice(b, app)
+
+
+@boundary("Starlette HTTPEndpoint and a mounted Starlette")
+def starlette_endpoint(b: Program) -> None:
+    from starlette import applications
+    from starlette.endpoints import HTTPEndpoint
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Mount, Route
+
+    class Show(HTTPEndpoint):
+        async def get(self, request):
+            b.far(request.path_params["key"])
+            return PlainTextResponse("done")
+
+    inner = applications.Starlette(routes=[Route("/{key}", Show)])
+    call_twice(b, applications.Starlette(routes=[Mount("/inner", inner)]), "/inner/{}")
+
+
+@boundary("FastAPI lifespan that starts a loop of work: no request's", expect="own root")
+def lifespan_loop(b: Program) -> None:
+    seen, done = [], []
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app):
+        async def work():
+            while True:
+                await asyncio.sleep(0.005)
+                while seen:
+                    seen.pop()
+                    b.far()
+                    done.append(1)
+
+        task = asyncio.create_task(work())
+        yield
+        task.cancel()
+
+    app = fastapi_app(lifespan=lifespan)
+
+    @app.get("/{key}")
+    async def show(key: str):
+        seen.append(key)
+        return "done"
+
+    import uvicorn
+
+    from tests.calls.running import in_thread
+
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="error"))
+    with in_thread(server.run, lambda: setattr(server, "should_exit", True)):
+        wait_for(lambda: server.started)
+        for key in "ab":
+            with b.near(key):
+                ask(server.servers[0].sockets[0].getsockname()[1], f"/{key}", here())
+        wait_for(lambda: len(done) == 2)
+
+
+@boundary("FastAPI test client within a span")
+def test_client(b: Program) -> None:
+    from fastapi.testclient import TestClient
+
+    app = fastapi_app()
+
+    @app.get("/{key}")
+    async def show(key: str):
+        b.far(key)
+        return "done"
+
+    client = TestClient(app)
+    for key in "ab":
+        with b.near(key):
+            assert client.get(f"/{key}").status_code == 200

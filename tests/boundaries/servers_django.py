@@ -219,3 +219,133 @@ def alone(b: Program) -> None:
     with b.near(), wsgi(get_wsgi_application()) as port:
         for key in "ab":
             assert ask(port, f"/{key}").status == 200
+
+
+@boundary("Django class-based view, WSGI")
+def wsgi_class(b: Program) -> None:
+    from django.http import HttpResponse
+    from django.views import View
+
+    class Show(View):
+        def get(self, request, key):
+            b.far(key)
+            return HttpResponse("done")
+
+    project(Show.as_view())
+    by_wsgi(b)
+
+
+@boundary("Django async class-based view: asyncio.to_thread, ASGI")
+def asgi_class(b: Program) -> None:
+    from django.http import HttpResponse
+    from django.views import View
+
+    class Show(View):
+        async def get(self, request, key):
+            await asyncio.gather(asyncio.to_thread(b.far, key), asyncio.to_thread(b.far, key))
+            return HttpResponse("done")
+
+    project(Show.as_view())
+    by_asgi(b)
+
+
+@boundary("Django asynchronous middleware opens a span, ASGI")
+def asgi_middleware(b: Program) -> None:
+    project(coroutine(b), middleware=[f"{__name__}.opening_asynchronously"])
+    by_asgi(b)
+
+
+def opening_asynchronously(get_response):
+    from asgiref.sync import markcoroutinefunction
+
+    async def middleware(request):
+        with Program().span("middleware"):
+            return await get_response(request)
+
+    markcoroutinefunction(middleware)
+    return middleware
+
+
+opening_asynchronously.async_capable = True
+opening_asynchronously.sync_capable = False
+
+
+@boundary("Django middleware answers for an exception")
+def wsgi_exception(b: Program) -> None:
+    def view(request, key):
+        b.far(key)
+        raise KeyError
+
+    project(view, middleware=[f"{__name__}.Sorry"])
+    by_wsgi(b)
+
+
+class Sorry:
+    def __init__(self, get_response):
+        self.get_response = get_response
+
+    def __call__(self, request):
+        return self.get_response(request)
+
+    def process_exception(self, request, exception):
+        from django.http import HttpResponse
+
+        with Program().span("sorry"):
+            Program().far(request.resolver_match.kwargs["key"])
+        return HttpResponse("sorry")
+
+
+@boundary("Django view fails: next request on that thread is clean, WSGI and ASGI")
+def failing(b: Program) -> None:
+    import logging
+
+    from django.core.asgi import get_asgi_application
+    from django.core.wsgi import get_wsgi_application
+
+    def view(request, key):
+        b.far(key)
+        raise ValueError("the user's own")
+
+    project(view)
+    logging.disable()
+    for serve, application, keys in ((wsgi, get_wsgi_application, "ab"), (asgi, get_asgi_application, "cd")):
+        with serve(application()) as port:
+            for key in keys:
+                with b.near(key):
+                    assert ask(port, f"/{key}", here()).status == 500
+
+
+@boundary("Django events that go on (SSE), fed by a task of the request, ASGI")
+def asgi_events(b: Program) -> None:
+    from django.http import StreamingHttpResponse
+
+    async def view(request, key):
+        async def body():
+            queue = asyncio.Queue()
+
+            async def feed():
+                for _ in range(2):
+                    b.far(key)
+                    await queue.put("data: x\n\n")
+                await queue.put(None)
+
+            task = asyncio.create_task(feed())
+            while (event := await queue.get()) is not None:
+                b.far(key)
+                yield event
+            await task
+
+        return StreamingHttpResponse(body(), content_type="text/event-stream")
+
+    project(view)
+    by_asgi(b)
+
+
+@boundary("Django test client within a span")
+def test_client(b: Program) -> None:
+    from django.test import Client
+
+    project(plain(b))
+    for key in "ab":
+        with b.near(key):
+            assert Client().get(f"/{key}").status_code == 200

@@ -281,3 +281,161 @@ def alone(b: Program) -> None:
     with wsgi(app) as port, b.near():
         for key in "ab":
             ask(port, f"/{key}")
+
+
+@boundary("Flask blueprint in a blueprint, with hooks of its own")
+def blueprint(b: Program) -> None:
+    from flask import Blueprint, request
+
+    outer, inner, app = Blueprint("outer", __name__), Blueprint("inner", __name__), flask_app()
+
+    @inner.before_request
+    def enter():
+        b.far(request.view_args["key"])
+
+    @inner.get("/<key>")
+    def show(key):
+        b.far(key)
+        return "done"
+
+    outer.register_blueprint(inner, url_prefix="/inner")
+    app.register_blueprint(outer, url_prefix="/outer")
+    call_twice(b, app, "/outer/inner/{}")
+
+
+@boundary("Flask MethodView")
+def method_view(b: Program) -> None:
+    from flask.views import MethodView
+
+    class Show(MethodView):
+        def get(self, key):
+            b.far(key)
+            return "done"
+
+    app = flask_app()
+    app.add_url_rule("/<key>", view_func=Show.as_view("show"))
+    call_twice(b, app)
+
+
+@boundary("Flask handlers for aborts and for exceptions of one's own")
+def error_handlers(b: Program) -> None:
+    from flask import abort, request
+
+    class Sold(Exception):
+        pass
+
+    app = flask_app()
+
+    @app.errorhandler(Sold)
+    @app.errorhandler(404)
+    def sorry(error):
+        b.far(request.view_args["key"])
+        return "sorry", 200
+
+    @app.get("/<key>")
+    def show(key):
+        if key == "a":
+            raise Sold
+        abort(404)
+
+    call_twice(b, app)
+
+
+@boundary("Flask view fails: next request on that thread is clean")
+def failing(b: Program) -> None:
+    import logging
+
+    logging.disable()
+    app = flask_app()
+
+    @app.get("/<key>")
+    def show(key):
+        b.far(key)
+        raise ValueError("the user's own")
+
+    with wsgi(app) as port:
+        for key in "ab":
+            with b.near(key):
+                assert ask(port, f"/{key}", here()).status == 500
+
+
+@boundary("Flask async view: asyncio.to_thread and gather")
+def asynchronous_threads(b: Program) -> None:
+    import asyncio
+
+    app = flask_app()
+
+    @app.get("/<key>")
+    async def show(key):
+        await asyncio.gather(*(asyncio.to_thread(b.far, key) for _ in range(2)))
+        return "done"
+
+    call_twice(b, app)
+
+
+@boundary("Flask events that go on (SSE), fed by a thread of the request")
+def events(b: Program) -> None:
+    import queue
+
+    from flask import Response
+
+    app = flask_app()
+
+    @app.get("/<key>")
+    def show(key):
+        fed = queue.SimpleQueue()
+
+        def feed():
+            for _ in range(2):
+                b.far(key)
+                fed.put("data: x\n\n")
+            fed.put(None)
+
+        def body():
+            worker = threading.Thread(target=feed)
+            worker.start()
+            while (event := fed.get()) is not None:
+                yield event
+            worker.join()
+            b.far(key)
+
+        return Response(body(), mimetype="text/event-stream")
+
+    call_twice(b, app)
+
+
+@boundary("Flask with a WSGI middleware of the user's that opens a span, outside and inside")
+def own_middleware(b: Program) -> None:
+    def opening(app):
+        def call(environ, start_response):
+            with b.span("middleware"):
+                return app(environ, start_response)
+
+        return call
+
+    app = flask_app()
+    app.wsgi_app = opening(app.wsgi_app)
+
+    @app.get("/<key>")
+    def show(key):
+        b.far(key)
+        return "done"
+
+    call_twice(b, opening(app))
+
+
+@boundary("Flask application of a factory, each request by another one")
+def factory(b: Program) -> None:
+    def make():
+        app = flask_app()
+
+        @app.get("/<key>")
+        def show(key):
+            b.far(key)
+            return "done"
+
+        return app
+
+    for key in "ab":
+        with wsgi(make()) as port, b.near(key):
+            assert ask(port, f"/{key}", here()).status == 200

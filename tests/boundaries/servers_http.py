@@ -7,6 +7,7 @@ import socketserver
 import threading
 import xmlrpc.client
 import xmlrpc.server
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.boundaries import Program, boundary
 from tests.calls.running import ask, here, in_thread, send
@@ -145,3 +146,73 @@ def thread(b: Program) -> None:
         for key in "ab":
             with b.near(key):
                 ask(port, f"/{key}", here())
+
+
+@boundary("http.server, a body that is written bit by bit in HTTP/1.1 chunks")
+def chunks(b: Program) -> None:
+    class Handler(handler_of(b)):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            for _ in range(2):
+                b.far(self.path[1:])
+                self.wfile.write(b"1\r\nx\r\n")
+                self.wfile.flush()
+            self.wfile.write(b"0\r\n\r\n")
+
+    with serving(Handler) as port:
+        for key in "ab":
+            with b.near(key):
+                ask(port, f"/{key}", here())
+
+
+@boundary("http.server.SimpleHTTPRequestHandler, subclassed")
+def simple(b: Program) -> None:
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def translate_path(self, path):
+            b.far(path[1:])
+            return __file__
+
+    with serving(Handler) as port:
+        for key in "ab":
+            with b.near(key):
+                assert ask(port, f"/{key}", here()).status == 200
+
+
+@boundary("http.server that hands its requests to a pool of its own")
+def own_pool(b: Program) -> None:
+    pool = ThreadPoolExecutor(2)
+
+    class Server(http.server.HTTPServer):
+        def process_request(self, request, client_address):
+            pool.submit(self.work, request, client_address)
+
+        def work(self, request, client_address):
+            b.clean("a worker before the request")
+            self.finish_request(request, client_address)
+            self.shutdown_request(request)
+
+    with pool, serving(handler_of(b), Server) as port:
+        for key in "ab":
+            with b.near(key):
+                ask(port, f"/{key}", here())
+
+
+@boundary("xmlrpc multicall and an instance's methods")
+def xmlrpc_instance(b: Program) -> None:
+    class Service:
+        def far(self, key):
+            b.far(key)
+            return True
+
+    server = xmlrpc.server.SimpleXMLRPCServer(("127.0.0.1", 0), logRequests=False)
+    server.register_instance(Service())
+    server.register_multicall_functions()
+    with server, in_thread(server.serve_forever, server.shutdown):
+        for key in "ab":
+            with b.near(key), xmlrpc.client.ServerProxy(f"http://127.0.0.1:{server.server_address[1]}") as proxy:
+                calls = xmlrpc.client.MultiCall(proxy)
+                calls.far(key)
+                calls.far(key)
+                assert list(calls()) == [True, True]

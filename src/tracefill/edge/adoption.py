@@ -7,6 +7,7 @@ an inner application. What is put in the place of both does nothing for a reques
 from __future__ import annotations
 
 import copy
+import inspect
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from tracefill.context import current, scope
 from tracefill.edge.arrivals import KEY, Arrival
 from tracefill.wrapping import Patches
 
-__all__ = ["CONTRIB", "adopt_all", "adopt_contrib", "adopt_fastapi", "adopt_starlette"]
+__all__ = ["CONTRIB", "adopt_all", "adopt_contrib", "adopt_fastapi", "adopt_starlette", "is_adopted"]
 
 _SERVER = trace.SpanKind.SERVER
 
@@ -59,15 +60,34 @@ def adopt_all(patches: Patches) -> None:
     adopt_starlette(patches)
 
 
+def is_adopted() -> bool:
+    """True while all of contrib's that is loaded is adopted."""
+    return all(
+        hasattr(getattr(sys.modules[module], "_start_internal_or_server_span", _adopting), "__wrapped__")
+        for module in CONTRIB
+        if module in sys.modules
+    )
+
+
 def _adopting(original: Any) -> Callable[..., Any]:
+    signature = inspect.signature(original)
+
     def start(*args: Any, **kwargs: Any) -> Any:
-        span, token = original(*args, **kwargs)
-        carrier = kwargs["context_carrier"] if "context_carrier" in kwargs else args[3]
+        asked = signature.bind(*args, **kwargs).arguments
+        carrier = asked["context_carrier"]
         arrival = carrier.get(KEY) if isinstance(carrier, dict) else None
-        # No token: an inner span of a request whose server span is another.
-        if arrival is not None and token is not None:
-            otel_context.attach(arrival.adopt(span, current()))  # detached with the token, which is older
-        return span, token
+        if arrival is None or arrival.span is not None:
+            return original(*args, **kwargs)
+        if trace.get_current_span() is trace.get_current_span(arrival.context):
+            token = otel_context.attach(arrival.without_span())  # within a span, contrib makes none of a server's
+            span, _ = original(*args, **kwargs)
+        else:  # a middleware of the program's has opened one
+            token = otel_context.attach(current())
+            span = asked["tracer"].start_span(
+                asked["span_name"], None, _SERVER, asked.get("attributes"), start_time=asked["start_time"]
+            )
+        otel_context.attach(arrival.adopt(span, current()))
+        return span, token  # the oldest: all are detached with it
 
     return start
 

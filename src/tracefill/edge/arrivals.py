@@ -140,11 +140,16 @@ class Arrival:
         position.release()
         return {name: str(value) for name, value in zip(TRACECONTEXT.fields, values, strict=True) if value is not None}
 
-    def for_others(self) -> Context:
-        """What is current around an application whose server span somebody else makes. He must find no span there; he takes
-        ids that were chosen from the id generator. What has only the context to go by finds the Arrival in it."""
+    def for_others(self, is_adopted: bool = True) -> Context:
+        """What is current around an application whose server span somebody else makes: he takes ids that were chosen from the
+        id generator. What has only the context to go by finds the Arrival in it. `is_adopted`: contrib will be shown no span
+        when it looks (see adoption.py); else there must be none from the start."""
         if self.trace_id and root_ids.can_choose():
             root_ids.choose(self.trace_id, self.span_id)
+        return Context({**self.context, KEY: self}) if is_adopted else self.without_span()
+
+    def without_span(self) -> Context:
+        """The same, without the caller's position."""
         return Context({KEY: self, request_ids.KEY: self.request_id})
 
     def over(self) -> None:

@@ -13,6 +13,7 @@ from tracefill._codec import find_header
 from tracefill.context import extract
 from tracefill.context import scope as context_scope
 from tracefill.edge import makers, root_ids
+from tracefill.edge.adoption import is_adopted
 from tracefill.edge.announcements import listen
 from tracefill.edge.arrivals import KEY, Arrival, caller, further_in
 
@@ -74,7 +75,7 @@ class Edge:
         if scope["type"] == "websocket":
             receive, send = listen(scope, receive, send)
         try:
-            with context_scope(arrival.for_others() if others else arrival.context):
+            with context_scope(arrival.for_others(is_adopted()) if others else arrival.context):
                 app = self.app if others else self.spanned
                 await app(arrival.within(scope), receive, _answering(send, arrival))
                 if arrival.adopted is not None and tasks_wait():

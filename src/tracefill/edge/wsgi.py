@@ -10,6 +10,7 @@ from opentelemetry.context import Context
 from tracefill import tags
 from tracefill.context import extract, scope
 from tracefill.edge import makers, root_ids
+from tracefill.edge.adoption import is_adopted
 from tracefill.edge.arrivals import KEY, Arrival, caller, further_in
 from tracefill.edge.bodies import covered
 
@@ -75,7 +76,7 @@ class Edge:
             arrival.over()
 
         try:
-            with scope(arrival.for_others() if others else arrival.context):
+            with scope(arrival.for_others(is_adopted()) if others else arrival.context):
                 body = (self.app if others else self.spanned)(arrival.within(environ), answering)
         except BaseException:
             arrival.over()
