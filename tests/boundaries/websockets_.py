@@ -67,7 +67,7 @@ def opened(b: Program, port: int, key: str = "o", **settings):
 
 def ask(client, text) -> None:
     client.send(text)
-    assert client.recv(60) == "done"
+    assert client.recv() == "done"
 
 
 def from_two_spans(b: Program, port: int, **settings) -> None:
@@ -262,6 +262,19 @@ async def client_of_old(b: Program) -> None:
                 await client.send(key)
                 await client.recv()
         await client.close()
+
+
+@boundary("websocket of websocket-client: each message sent from another span")
+def other_library(b: Program) -> None:
+    import websocket
+
+    with asgi(fastapi_app(b)) as port:
+        with b.near("o"):
+            client = websocket.create_connection(f"ws://127.0.0.1:{port}/o", header=["X-Own: 1"])
+        for key in "ab":
+            with b.near(key):
+                ask(client, key)
+        client.close()
 
 
 @boundary("websocket of asyncio: tasks that send at once, each in a span")
