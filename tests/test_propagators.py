@@ -117,6 +117,17 @@ def test_the_environment_variables_load_the_plug_ins() -> None:
     )
 
 
+def test_who_wants_no_propagator_has_none_and_is_served_all_the_same() -> None:
+    code = (
+        "import tracefill; from tracefill.calls import wsgi\n"
+        "def app(environ, start_response): start_response('200 OK', []); return [b'served']\n"
+        f"environ = {{'REQUEST_METHOD': 'GET', 'HTTP_TRACEPARENT': '00-{1:032x}-{1:016x}-01'}}\n"
+        "headers = {}; context = tracefill.extract(environ); tracefill.inject(headers, context)\n"
+        "print(context, headers, b''.join(wsgi.Middleware(app)(environ, lambda *_: None)))"
+    )
+    assert run(code, OTEL_PROPAGATORS="none") == "{} {} b'served'"
+
+
 @pytest.mark.parametrize(
     ("name", "kind"), [("tracefill", "FastIdGenerator"), ("tracefill_time_ordered", "TimeOrderedIdGenerator")]
 )
