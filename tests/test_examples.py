@@ -1,16 +1,20 @@
-"""Every example that the documentation shows runs as printed: docstrings, the core's stub, and the README."""
+"""Every example that the documentation shows runs as printed: docstrings, the core's stub, the README, and docs/http.md."""
 
 from __future__ import annotations
 
 import ast
 import doctest
 import importlib
+import logging
 import pkgutil
+import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import tracefill
+from tracefill.edge import request_ids
 
 ROOT = Path(__file__).resolve().parents[1]
 # The demo's services start when they are imported under a name of their own; __main__ runs the command line.
@@ -34,6 +38,22 @@ def test_docstrings(name: str) -> None:
 
 def test_readme() -> None:
     assert doctest.testfile(str(ROOT / "README.md"), module_relative=False).failed == 0
+
+
+def test_http_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    grpc, flask = pytest.importorskip("grpc"), pytest.importorskip("flask")
+    werkzeug_test = pytest.importorskip("werkzeug.test")
+    monkeypatch.setattr(logging.root, "handlers", [])
+    app = flask.Flask(__name__)
+    app.get("/orders")(lambda: {"request_id": request_ids.current()})
+    with ThreadPoolExecutor(1) as pool, grpc.insecure_channel("127.0.0.1:1") as channel:
+        shown = {"app": app, "flask_app": app, "grpc": grpc, "channel": channel, "pool": pool}
+        for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "http.md").read_text(), re.DOTALL):
+            exec(block, shown)
+    assert set(shown["headers"]) >= {"Accept"}
+    called_with = {"traceparent": f"00-{10:032x}-{11:016x}-01"}
+    answer = werkzeug_test.Client(shown["shop"]).get("/orders", headers=called_with)
+    assert answer.json == {"request_id": f"{10:032x}"}
 
 
 def test_the_stub_of_the_core() -> None:
