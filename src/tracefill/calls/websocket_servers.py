@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -272,8 +273,9 @@ def _attributes(connection: Any, request: Any, headers: list[tuple[str, str]]) -
     if query:
         attributes["url.query"] = redacted_query(query)[:SHOWN_CHARACTERS]
     attributes.update(server_address(",".join(request.headers.get_all("Host"))))
-    if isinstance(client := connection.remote_address, tuple):
-        attributes["client.address"] = client[0]
+    with contextlib.suppress(OSError):  # the client has gone
+        if isinstance(client := connection.remote_address, tuple):
+            attributes["client.address"] = client[0]
     if agent := ",".join(request.headers.get_all("User-Agent")):
         attributes["user_agent.original"] = agent[:SHOWN_CHARACTERS]
     attributes["network.protocol.name"] = "websocket"

@@ -1,4 +1,4 @@
-"""websockets (13 and later; its threads from 11 on) and wsproto: a connection carries the context of its handshake, each message that of its own.
+"""websockets (13 and later, `websockets.sync` from 11 on) and wsproto: each message belongs to the span that has sent it.
 
     tracefill.install()
     with connect("ws://shop/orders") as socket:             # a client span as long as the handshake

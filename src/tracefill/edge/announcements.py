@@ -206,6 +206,8 @@ def listen(asgi_scope: Any, receive: Any, send: Any) -> tuple[Any, Any]:
 
 
 def hearing(heard: Heard, receive: Any, delivered: Callable[[], None]) -> Any:
+    """`receive` that leaves the message before; `delivered` makes the next one's context current."""
+
     async def receiving() -> Any:
         heard.leave()
         message = await receive()
