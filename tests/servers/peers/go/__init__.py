@@ -1,4 +1,4 @@
-"""The peer in Go: otel-go's propagators, franz-go for Kafka."""
+"""The peer in Go: otel-go's propagators, franz-go for Kafka, amqp091-go for RabbitMQ."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.servers import builds
 from tests.servers.peers import Peer
 
 FOLDER = Path(__file__).parent
-BUILT = builds.cached("go-peer", *(FOLDER / name for name in ("main.go", "go.mod", "go.sum")))
+BUILT = builds.cached("go-peer", *(FOLDER / name for name in ("main.go", "rabbitmq.go", "go.mod", "go.sum")))
 
 
 def available() -> str | None:

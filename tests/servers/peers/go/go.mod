@@ -3,6 +3,7 @@ module tracefill/tests/servers/peers/go
 go 1.26.0
 
 require (
+	github.com/rabbitmq/amqp091-go v1.16.0
 	github.com/twmb/franz-go v1.22.2
 	github.com/twmb/franz-go/plugin/kotel v1.7.1
 	go.opentelemetry.io/contrib/propagators/b3 v1.47.0

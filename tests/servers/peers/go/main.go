@@ -4,6 +4,7 @@
 //	peer consume BROKER TOPIC COUNT            the first COUNT records, one line of JSON each
 //	peer get URL FORMAT HEADERS                one request with that position; the answer as a line of JSON
 //
+// BROKER is a Kafka's host:port, or a RabbitMQ's amqp://..., whose queue TOPIC is.
 // HEADERS is a JSON object, read by all formats; FORMAT is tracecontext (with baggage), b3 or b3multi.
 package main
 
@@ -16,6 +17,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -50,7 +52,7 @@ type Position struct {
 	B3         string `json:"b3"`
 }
 
-// Record is a record of Kafka and what each format reads from its headers, nil where that is nothing.
+// Record is a record of Kafka, or a message of RabbitMQ, and what each format reads from its headers, nil where that is nothing.
 type Record struct {
 	Value        string            `json:"value"`
 	Headers      [][2]string       `json:"headers"`
@@ -70,6 +72,10 @@ func main() {
 	defer cancel()
 	var err error
 	switch args := os.Args[1:]; {
+	case len(args) == 5 && args[0] == "produce" && strings.HasPrefix(args[1], "amqp://"):
+		err = publish(ctx, args[1], args[2], args[3], args[4])
+	case len(args) == 4 && args[0] == "consume" && strings.HasPrefix(args[1], "amqp://"):
+		err = look(ctx, args[1], args[2], args[3])
 	case len(args) == 5 && args[0] == "produce":
 		err = produce(ctx, args[1], args[2], args[3], args[4])
 	case len(args) == 4 && args[0] == "consume":
@@ -114,7 +120,7 @@ func consume(ctx context.Context, broker, topic, count string) error {
 			return err
 		}
 		for _, record := range fetches.Records() {
-			if err := print(read(record)); err != nil {
+			if err := print(read(record.Value, kotel.NewRecordCarrier(record))); err != nil {
 				return err
 			}
 			left--
@@ -157,17 +163,16 @@ func inject(ctx context.Context, format, headers string, carrier propagation.Tex
 	return nil
 }
 
-func read(record *kgo.Record) Record {
-	carrier := kotel.NewRecordCarrier(record)
+func read(value []byte, carrier propagation.TextMapCarrier) Record {
 	result := Record{
-		Value:        string(record.Value),
+		Value:        string(value),
 		Headers:      [][2]string{},
 		TraceContext: position(traceContext.Extract(context.Background(), carrier)),
 		B3:           position(b3Single.Extract(context.Background(), carrier)),
 		Baggage:      map[string]string{},
 	}
-	for _, header := range record.Headers {
-		result.Headers = append(result.Headers, [2]string{header.Key, string(header.Value)})
+	for _, key := range carrier.Keys() {
+		result.Headers = append(result.Headers, [2]string{key, carrier.Get(key)})
 	}
 	for _, member := range baggage.FromContext(propagation.Baggage{}.Extract(context.Background(), carrier)).Members() {
 		result.Baggage[member.Key()] = member.Value()

@@ -6,6 +6,8 @@ import brave.propagation.TraceContextOrSamplingFlags;
 import com.google.gson.Gson;
 import com.google.gson.GsonBuilder;
 import com.google.gson.reflect.TypeToken;
+import com.rabbitmq.client.AMQP.BasicProperties;
+import com.rabbitmq.client.ConnectionFactory;
 import io.micrometer.tracing.brave.bridge.W3CPropagation;
 import java.net.URI;
 import java.net.http.HttpClient;
@@ -15,6 +17,7 @@ import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.time.Instant;
 import java.util.Arrays;
+import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.stream.StreamSupport;
@@ -37,6 +40,7 @@ import org.apache.kafka.common.serialization.StringSerializer;
  * Peer get URL FORMAT HEADERS                one request with that position; the answer as a line of JSON
  * </pre>
  *
+ * BROKER is a Kafka's host:port, or a RabbitMQ's amqp://..., whose queue TOPIC is.
  * HEADERS is a JSON object, read by all formats; FORMAT is tracecontext, b3 or b3multi.
  */
 public final class Peer {
@@ -52,7 +56,7 @@ public final class Peer {
   /** A trace position as Brave sees it; {@code sampled} is null where nobody has decided, {@code b3} is sent on. */
   record Position(String trace_id, String span_id, Boolean sampled, String b3) {}
 
-  /** A record of Kafka and what each format reads from its headers, null where that is nothing. */
+  /** A record of Kafka, or a message of RabbitMQ, and what each format reads from its headers, null where that is nothing. */
   record Read(String value, List<List<String>> headers, Position tracecontext, Position b3) {}
 
   /** What came back for a request. */
@@ -73,6 +77,10 @@ public final class Peer {
   }
 
   static void produce(String broker, String topic, String format, String headers) throws Exception {
+    if (broker.startsWith("amqp://")) {
+      publish(broker, topic, format, headers);
+      return;
+    }
     var record = new ProducerRecord<String, String>(topic, "from java");
     Propagation.Setter<Headers, String> add = (to, key, value) -> to.add(key, value.getBytes(StandardCharsets.UTF_8));
     inject(format, headers, add, record.headers());
@@ -82,7 +90,11 @@ public final class Peer {
     }
   }
 
-  static void consume(String broker, String topic, int count) {
+  static void consume(String broker, String topic, int count) throws Exception {
+    if (broker.startsWith("amqp://")) {
+      look(broker, topic, count);
+      return;
+    }
     Map<String, Object> settings =
         Map.of("bootstrap.servers", broker, "auto.offset.reset", "earliest", "max.poll.records", 1);
     try (var consumer = new KafkaConsumer<>(settings, new StringDeserializer(), new StringDeserializer())) {
@@ -98,6 +110,46 @@ public final class Peer {
         }
       }
     }
+  }
+
+  static void publish(String url, String queue, String format, String headers) throws Exception {
+    Map<String, Object> written = new HashMap<>();
+    inject(format, headers, Map::put, written);
+    try (var connection = factory(url).newConnection(); var channel = connection.createChannel()) {
+      channel.confirmSelect();
+      var properties = new BasicProperties.Builder().headers(written).build();
+      channel.basicPublish("", queue, properties, "from java".getBytes(StandardCharsets.UTF_8));
+      channel.waitForConfirmsOrDie(PATIENCE.toMillis());
+    }
+  }
+
+  /** Prints the first messages of a queue; none is acknowledged, so they are all there again when the channel is closed. */
+  static void look(String url, String queue, int count) throws Exception {
+    try (var connection = factory(url).newConnection(); var channel = connection.createChannel()) {
+      var deadline = Instant.now().plus(PATIENCE);
+      while (count > 0) {
+        var message = channel.basicGet(queue, false);
+        if (message != null) {
+          Map<String, Object> found = message.getProps().getHeaders();
+          Map<String, String> headers = new HashMap<>();
+          if (found != null) {
+            found.forEach((name, value) -> headers.put(name, String.valueOf(value)));
+          }
+          System.out.println(JSON.toJson(read(new String(message.getBody(), StandardCharsets.UTF_8), headers)));
+          count--;
+        } else if (Instant.now().isAfter(deadline)) {
+          throw new IllegalStateException(count + " messages have not come");
+        } else {
+          Thread.sleep(10);
+        }
+      }
+    }
+  }
+
+  static ConnectionFactory factory(String url) throws Exception {
+    var factory = new ConnectionFactory();
+    factory.setUri(url);
+    return factory;
   }
 
   static void get(String url, String format, String headers) throws Exception {
@@ -125,13 +177,20 @@ public final class Peer {
         StreamSupport.stream(record.headers().spliterator(), false)
             .map(header -> List.of(header.key(), text(header)))
             .toList();
-    return new Read(record.value(), headers, position(TRACE_CONTEXT, record), position(B3, record));
+    Propagation.Getter<Headers, String> last = (from, key) -> text(from.lastHeader(key));
+    var from = record.headers();
+    return new Read(record.value(), headers, position(TRACE_CONTEXT, last, from), position(B3, last, from));
+  }
+
+  static Read read(String value, Map<String, String> headers) {
+    var pairs = headers.entrySet().stream().map(entry -> List.of(entry.getKey(), entry.getValue())).toList();
+    Propagation.Getter<Map<String, String>, String> named = Map::get;
+    return new Read(value, pairs, position(TRACE_CONTEXT, named, headers), position(B3, named, headers));
   }
 
   /** The position that Brave reads; without ids where the headers hold nothing but a decision. */
-  static Position position(Propagation<String> format, ConsumerRecord<?, ?> record) {
-    Propagation.Getter<Headers, String> last = (from, key) -> text(from.lastHeader(key));
-    TraceContextOrSamplingFlags found = format.extractor(last).extract(record.headers());
+  static <C> Position position(Propagation<String> format, Propagation.Getter<C, String> getter, C headers) {
+    TraceContextOrSamplingFlags found = format.extractor(getter).extract(headers);
     TraceContext context = found.context();
     if (context == null) {
       return found.sampled() == null ? null : new Position("", "", found.sampled(), "");

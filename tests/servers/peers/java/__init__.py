@@ -1,4 +1,4 @@
-"""The peer in Java: Brave with its own B3 and Micrometer's W3C propagation, and Kafka's own client."""
+"""The peer in Java: Brave with its own B3 and Micrometer's W3C propagation, and the clients of Kafka and RabbitMQ."""
 
 from __future__ import annotations
 
