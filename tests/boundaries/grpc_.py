@@ -6,6 +6,7 @@ import contextvars
 import functools
 import gc
 import json
+import multiprocessing
 import os
 import queue
 import socket
@@ -693,6 +694,104 @@ def stopped_while_streaming(b: Program) -> None:
             b.clean("after the server was stopped")
         server.stop(None).wait()
     time.sleep(0.2)
+
+
+@boundary("gRPC contrib's own interceptors, added by hand")
+def contribs_by_hand(b: Program) -> None:
+    from opentelemetry.instrumentation.grpc import client_interceptor, server_interceptor
+    from opentelemetry.instrumentation.grpc.grpcext import intercept_channel
+
+    server = server_imported_before(futures.ThreadPoolExecutor(2), interceptors=[server_interceptor()])
+    server.add_generic_rpc_handlers((generic({"UU": Handlers(b).UU, "US": Handlers(b).US}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    with channel_imported_before(f"127.0.0.1:{port}") as bare:
+        channel = intercept_channel(bare, client_interceptor())
+        for key in "ab":
+            with b.near(key):
+                stub(channel, "UU")(key.encode())
+                list(stub(channel, "US")(key.encode()))
+    server.stop(5).wait()
+
+
+@boundary("gRPC server in a child process, as prefork servers have it")
+def server_in_child(b: Program) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    ports, stop = spawn.Queue(), spawn.Event()
+    child = spawn.Process(target=serve_in_child, args=(ports, stop))
+    child.start()
+    with grpc.insecure_channel(f"127.0.0.1:{ports.get(timeout=60)}") as channel:
+        for key in "ab":
+            with b.near(key):
+                stub(channel, "UU")(key.encode())
+    stop.set()
+    child.join(30)
+
+
+def serve_in_child(ports: Any, stop: Any) -> None:
+    with served(UU=Handlers(Program()).UU) as address:
+        ports.put(address.rpartition(":")[2])
+        stop.wait(60)
+
+
+@boundary("gRPC client in a process pool")
+def client_in_process_pool(b: Program) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    with served(UU=Handlers(b).UU) as address, futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        for key in "ab":
+            with b.near(key):
+                pool.submit(call_from_child, address, key).result(60)
+
+
+def call_from_child(address: str, key: str) -> None:
+    with grpc.insecure_channel(address) as channel:
+        stub(channel, "UU")(key.encode())
+
+
+@boundary("gRPC handler that cleans up when its reader has gone")
+def stream_cleanup(b: Program) -> None:
+    over = threading.Semaphore(0)
+
+    def handler(request: bytes, context: Any) -> Iterator[bytes]:
+        try:
+            with b.span("step"):
+                while True:
+                    yield request
+                    time.sleep(0.01)
+        finally:
+            b.far(request.decode())
+            over.release()
+
+    with served(US=handler) as address, grpc.insecure_channel(address) as channel:
+        for key in "ab":
+            with b.near(key):
+                answer = stub(channel, "US")(key.encode())
+                next(answer)
+                answer.cancel()
+            over.acquire(timeout=30)
+        with b.near("c"), contextlib.suppress(grpc.RpcError):
+            list(stub(channel, "US")(b"c", timeout=0.2))
+        over.acquire(timeout=30)
+
+
+@boundary("gRPC handler that is no generator, one that cancels its call")
+def handlers_of_other_shapes(b: Program) -> None:
+    def listed(request: bytes, context: Any) -> Iterator[bytes]:
+        b.far(request.decode())
+        return iter([request] * 2)
+
+    def cancels(request: bytes, context: Any) -> bytes:
+        context.send_initial_metadata((("k", "1"),))
+        b.far(request.decode())
+        context.cancel()
+        return request
+
+    with served(US=listed, UU=cancels) as address, grpc.insecure_channel(address) as channel:
+        for key in "ab":
+            with b.near(key):
+                list(stub(channel, "US")(key.encode()))
+                with contextlib.suppress(grpc.RpcError):
+                    stub(channel, "UU")(key.encode())
 
 
 # ------------------------------------------------------------------------------------------- interceptors of the user
@@ -1439,3 +1538,103 @@ async def aio_stopped_while_streaming(b: Program) -> None:
             b.clean("after the server was stopped")
             await stopping
     await asyncio.sleep(0.1)
+
+
+@boundary("gRPC aio requests from a generator with spans of its own, many streams side by side")
+async def aio_request_spans(b: Program) -> None:
+    async def handler(requests: Any, context: Any) -> Any:
+        async for request in requests:
+            with b.span("answering"):
+                b.far(request.decode())
+                yield request
+
+    async def requests(key: str) -> AsyncIterator[bytes]:
+        for _ in range(2):
+            with b.span("asking"):
+                b.far(key)
+                yield key.encode()
+                await asyncio.sleep(0.01)
+
+    async def answers(channel: Any, key: str) -> AsyncIterator[bytes]:
+        async for answer in stub(channel, "SS")(requests(key)):
+            yield answer
+
+    async with aio_served(SS=handler) as address, grpc.aio.insecure_channel(address) as channel:
+
+        async def one(key: str) -> None:
+            with b.near(key):
+                async for _ in answers(channel, key):
+                    b.far(key)
+
+        await asyncio.gather(*(one(key) for key in "abcd"))
+
+
+@boundary("gRPC aio contrib's own interceptors, added by hand")
+async def aio_contribs_by_hand(b: Program) -> None:
+    from opentelemetry.instrumentation.grpc import aio_client_interceptors, aio_server_interceptor
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        b.far(request.decode())
+        return request
+
+    async def stream(request: bytes, context: Any) -> Any:
+        b.far(request.decode())
+        yield request
+
+    async with (
+        aio_served(interceptors=[aio_server_interceptor()], UU=handler, US=stream) as address,
+        grpc.aio.insecure_channel(address, interceptors=aio_client_interceptors()) as channel,
+    ):
+        for key in "ab":
+            with b.near(key):
+                await call(channel, "UU", key)
+                await call(channel, "US", key)
+
+
+@boundary("gRPC aio callbacks of a call and of the server's context, made where it has begun", expect="later")
+async def aio_callbacks(b: Program) -> None:
+    async def handler(request: bytes, context: Any) -> bytes:
+        async def later() -> None:
+            context.add_done_callback(lambda _: b.far(request.decode()))
+
+        await asyncio.create_task(later())
+        return request
+
+    async with aio_served(UU=handler) as address, grpc.aio.insecure_channel(address) as channel:
+        answers = []
+        for key in "ab":
+            with b.near(key):
+                answer = stub(channel, "UU")(key.encode())
+                answer.add_done_callback(lambda _, key=key: b.far(key))
+                answers.append(answer)
+        for answer in answers:
+            await answer
+        await asyncio.sleep(0.1)
+
+
+@boundary("gRPC aio task group of calls, one fails and takes the others with it")
+async def aio_taken_along(b: Program) -> None:
+    over = asyncio.Semaphore(0)
+
+    async def handler(request: bytes, context: Any) -> bytes:
+        if request.startswith(b"!"):
+            await asyncio.sleep(0.1)
+            await context.abort(grpc.StatusCode.INTERNAL, "no")
+        try:
+            await asyncio.sleep(30)
+        finally:
+            b.far(request.decode())
+            over.release()
+        return request
+
+    async with aio_served(UU=handler) as address, grpc.aio.insecure_channel(address) as channel:
+        for key in "ab":
+            with b.near(key):
+                tasks = [asyncio.create_task(call(channel, "UU", request)) for request in (key, key, f"!{key}")]
+                _, left = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+                for task in left:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+            for _ in range(2):
+                await over.acquire()
+            b.clean("after the calls were cancelled")

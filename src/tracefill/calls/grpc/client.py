@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from tracefill.wrapping import Patches
 
 __all__ = ["ClientInterceptor", "wrap_all"]
 
+_OVER = "_tracefill_over"
 _METADATA = 2  # where it stands among the arguments of every multi-callable: request, timeout, metadata, ...
 
 
@@ -32,6 +34,8 @@ def wrap_all(patches: Patches) -> None:
     patches.wrap(_channel._Rendezvous, "add_callback", _with_bound_callback)
     for name in ("_MultiThreadedRendezvous", "_SingleThreadedRendezvous"):
         patches.wrap(getattr(_channel, name), "add_done_callback", _with_bound_callback)
+        patches.wrap(getattr(_channel, name), "_next", _seen)
+    patches.wrap(_channel._MultiThreadedRendezvous, "result", _seen)
 
 
 def _blocking(original: Any) -> Callable[..., Any]:
@@ -91,15 +95,33 @@ def _sent(rpc: ClientCall, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tup
 def _end_with(answer: Any, rpc: ClientCall) -> None:
     """Ends the call with its answer, without keeping that alive: one that nobody reads any more cancels itself."""
     state = getattr(answer, "_state", None)
+    lock = threading.RLock()
 
     def over() -> None:
-        code = getattr(state, "code", None)
-        rpc.end("OK" if code is None else code.name, getattr(state, "details", None))
+        with lock:  # who comes second waits until the span has ended
+            code = getattr(state, "code", None)
+            rpc.end("OK" if code is None else code.name, getattr(state, "details", None))
 
     # The class's own, past whoever has wrapped it: there is no context of the user's to carry.
     add: Any = getattr(type(answer).add_callback, "__wrapped__", type(answer).add_callback)
-    if not add(answer, over):
+    if add(answer, over):
+        vars(answer)[_OVER] = over
+    else:
         over()
+
+
+def _seen(original: Any) -> Callable[..., Any]:
+    """gRPC tells callbacks after the caller's own thread, which may be the program's last step."""
+
+    def see(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            over = vars(self).get(_OVER) if self._state.code is not None else None
+            if over is not None:
+                over()
+
+    return see
 
 
 def _with_bound_callback(original: Any) -> Callable[..., Any]:
