@@ -159,6 +159,28 @@ def test_the_counts_are_a_metric() -> None:
     assert found == request_ids.counts()
 
 
+@pytest.mark.parametrize(
+    ("headers", "state"),
+    [
+        ({}, "missing"),
+        ({"X-Request-ID": "<script>"}, "bad"),
+        ({"X-Request-ID": UUID, "traceparent": SAMPLED}, "disagreeing"),
+        ({"X-Request-ID": TRACE_ID, "traceparent": SAMPLED}, None),
+        ({"X-Request-ID": UUID}, None),
+    ],
+)
+@pytest.mark.parametrize("trusted", [True, False])
+def test_request_ids_are_counted_whoever_sends_them(
+    service: Service, headers: dict[str, str], state: str | None, trusted: bool
+) -> None:
+    before = request_ids.counts()
+    ask_once(Gateway(Middleware(service), trusted=trusted), headers)
+    after = request_ids.counts()
+    assert {name: after[name] - before[name] for name in after if after[name] != before[name]} == (
+        {state: 1} if state else {}
+    )
+
+
 @pytest.mark.parametrize("trusted", [False, lambda scope: False, lambda scope: 1 / 0])
 def test_a_stranger_gets_a_trace_of_his_own(service: Service, spans: Any, trusted: Any) -> None:
     sent = {"traceparent": SAMPLED, "b3": f"{TRACE_ID}-{SPAN_ID}-1", "baggage": "tenant_id=1", "uberctx-x": "1"}

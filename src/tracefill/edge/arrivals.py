@@ -211,10 +211,7 @@ def at_edge(context: Context, sent: str | bytes | None) -> Arrival:
     asked = request_ids.as_trace_id(text) if text else 0
     held = _trace_id(context)
     trace_id = held or asked or new_trace_id()
-    if not asked:
-        request_ids.count("missing" if sent is None else "bad")
-    elif asked != trace_id:
-        request_ids.count("disagreeing")
+    _count(sent, asked, held)
     request_id = f"{trace_id:032x}"
     return Arrival(
         request_ids.in_context(context, request_id),
@@ -227,6 +224,8 @@ def at_edge(context: Context, sent: str | bytes | None) -> Arrival:
 
 def from_stranger(context: Context, sent: str | bytes | None) -> Arrival:
     """At the gateway, from a caller who is not trusted: a trace of its own, linked to his; his request id on record."""
+    text = request_ids.readable(sent)
+    _count(sent, request_ids.as_trace_id(text) if text else 0, _trace_id(context))
     trace_id = new_trace_id()
     request_id = f"{trace_id:032x}"
     return Arrival(
@@ -234,9 +233,17 @@ def from_stranger(context: Context, sent: str | bytes | None) -> Arrival:
         request_id,
         trace_id,
         _ids.generate_span_id(),
-        request_ids.readable(sent),
+        text,
         link_to(context),
     )
+
+
+def _count(sent: str | bytes | None, asked: int, held: int) -> None:
+    """A request id that is not as it should be: `asked`, the trace that it names, and `held`, the one that came with it."""
+    if not asked:
+        request_ids.count("missing" if sent is None else "bad")
+    elif held and asked != held:
+        request_ids.count("disagreeing")
 
 
 def caller() -> tuple[Context | None, bool]:
