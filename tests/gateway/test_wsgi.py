@@ -147,3 +147,13 @@ class TestFlaskUnderContrib:
         ask_once(Gateway(app, trusted=False), {"traceparent": SAMPLED})
         (span,) = server_spans(spans)
         assert [link.context.trace_id for link in span.links] == [int(TRACE_ID, 16)]
+
+    def test_it_continues_its_caller_whether_installed_or_not(self, app: Any, spans: Any) -> None:
+        served = Gateway(Middleware(app))
+        ask_once(served, {"traceparent": SAMPLED})
+        tracefill.install()
+        try:
+            ask_once(served, {"traceparent": SAMPLED})
+        finally:
+            tracefill.uninstall()
+        assert [f"{span.parent.span_id:016x}" for span in server_spans(spans)] == [SPAN_ID, SPAN_ID]

@@ -78,7 +78,7 @@ def _adopting(original: Any) -> Callable[..., Any]:
         arrival = carrier.get(KEY) if isinstance(carrier, dict) else None
         if arrival is None or arrival.span is not None:
             return original(*args, **kwargs)
-        if trace.get_current_span() is trace.get_current_span(arrival.context):
+        if trace.get_current_span() in (trace.INVALID_SPAN, trace.get_current_span(arrival.context)):
             token = otel_context.attach(arrival.without_span())  # within a span, contrib makes none of a server's
             span, _ = original(*args, **kwargs)
         else:  # a middleware of the program's has opened one
