@@ -16,6 +16,7 @@ import threading
 import time
 import uuid
 from array import array
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -286,8 +287,11 @@ def complaints(without: dict[str, Any], with_: dict[str, Any]) -> list[str]:
     return found
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.messages.soak", description=__doc__)
+def main(
+    program: str, about: str | None, broker: str, inside: Callable[[argparse.Namespace], None], soak: Callable[..., Any]
+) -> int:
+    """The command line of a soak, and of the process in it."""
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=about)
     parser.add_argument("--messages", type=int, default=100_000)
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     parser.add_argument("--topic", help=argparse.SUPPRESS)
@@ -298,8 +302,8 @@ def main() -> int:
         return 0
     from tests import servers
 
-    with servers.running("kafka") as kafka:
-        runs = [soak(kafka, arguments.messages, plain=plain) for plain in (True, False)]
+    with servers.running(broker) as server:
+        runs = [soak(server, arguments.messages, plain=plain) for plain in (True, False)]
     for name, run in zip(("without tracefill", "with tracefill"), runs, strict=True):
         print(f"\n{name}: {json.dumps(run)}")
     worse = complaints(*runs)
@@ -308,4 +312,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("tests.messages.soak", __doc__, "kafka", inside, soak))
