@@ -521,3 +521,66 @@ async def rebalance_listener(b: Program) -> None:
         await c.start()
     await c.getone()
     await c.stop()
+
+
+# ------------------------------------------------------------------------------------------- kept, and handled afterwards
+
+
+@boundary("aiokafka: async for collects three, the consumer stops, then the work", needs=("kafka",))
+async def collected(b: Program) -> None:
+    topic = new_topic()
+    await send_each(b, topic, "abc")
+    records = []
+    async with consumer(b, topic) as c:
+        async for record in c:
+            records.append(record)
+            if len(records) == 3:
+                break
+    for record in records:
+        b.far(text(record))
+    b.clean("after the loop")
+
+
+@boundary("aiokafka: getone() three times, then gather", needs=("kafka",))
+async def getone_gathered(b: Program) -> None:
+    async def work(record: Any) -> None:
+        await asyncio.sleep(0.05)
+        b.far(text(record))
+
+    topic = new_topic()
+    await send_each(b, topic, "abc")
+    async with consumer(b, topic) as c:
+        records = [await c.getone() for _ in "abc"]
+        await asyncio.gather(*(work(record) for record in records))
+    b.clean("after stop")
+
+
+@boundary("aiokafka: getone() in a task that is waited for", needs=("kafka",))
+async def getone_in_task(b: Program) -> None:
+    topic = new_topic()
+    await send_each(b, topic, "ab")
+    async with consumer(b, topic) as c:
+        for _ in "ab":
+            task = asyncio.create_task(c.getone())
+            await asyncio.wait({task}, timeout=DEADLINE_S)
+            record = task.result()
+            b.far(text(record))
+    b.clean("after stop")
+
+
+@boundary("aiokafka: a subclass with its own getone()", needs=("kafka",))
+async def subclass_of_consumer(b: Program) -> None:
+    class Orders(AIOKafkaConsumer):  # type: ignore[misc]
+        async def getone(self, *partitions: Any) -> Any:
+            return await super().getone(*partitions)
+
+    topic = new_topic()
+    await send_each(b, topic, "ab")
+    left = 2
+    async with Orders(topic, bootstrap_servers=b.address("kafka"), auto_offset_reset="earliest") as c:
+        async for record in c:
+            b.far(text(record))
+            left -= 1
+            if not left:
+                break
+        b.clean("after the loop")

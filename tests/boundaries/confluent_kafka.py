@@ -676,3 +676,72 @@ def after_empty_poll(b: Program) -> None:
     assert c.poll(0.1) is None
     b.far("a")
     c.close()
+
+
+# ------------------------------------------------------------------------------------------- kept, and handled afterwards
+
+
+@boundary("confluent-kafka: poll() until three are there, then the work", needs=("kafka",))
+def drained(b: Program) -> None:
+    topic = new_topic()
+    send_each(b, topic, "abc")
+    c = consumer(b, topic)
+    messages: list[Any] = []
+    while len(messages) < 3:
+        message = c.poll(0.5)
+        if message is None or message.error():
+            continue
+        messages.append(message)
+    for message in messages:
+        b.far(text(message))
+    b.clean("after the loop")
+    c.close()
+
+
+@boundary("confluent-kafka: consume() lists put together, the consumer closed, then the work", needs=("kafka",))
+def consumed_then_closed(b: Program) -> None:
+    topic = new_topic()
+    send_each(b, topic, "abc")
+    c = consumer(b, topic)
+    messages: list[Any] = []
+    while len(messages) < 3:
+        messages += c.consume(3, 0.5)
+    c.close()
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda message: b.far(text(message)), messages))
+    for message in messages:
+        b.far(text(message))
+    b.clean("after the loop")
+
+
+@boundary("confluent-kafka: every third message works off the three", needs=("kafka",))
+def micro_batches(b: Program) -> None:
+    def work_off(messages: list[Any]) -> None:
+        for message in messages:
+            b.far(text(message))
+
+    topic = new_topic()
+    send_each(b, topic, "abc")
+    c = consumer(b, topic)
+    messages: list[Any] = []
+    while len(messages) < 3:
+        messages.append(poll_one(c))
+    work_off(messages)
+    c.close()
+    b.clean("after close")
+
+
+@boundary("confluent-kafka: await asyncio.to_thread(consumer.poll)", needs=("kafka",))
+async def poll_in_thread(b: Program) -> None:
+    topic = new_topic()
+    send_each(b, topic, "ab")
+    c = consumer(b, topic)
+    seen = 0
+    while seen < 2:
+        message = await asyncio.to_thread(c.poll, 0.5)
+        if message is None or message.error():
+            continue
+        b.far(text(message))
+        seen += 1
+    c.close()
+    b.clean("after close")

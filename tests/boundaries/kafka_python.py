@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import json
@@ -724,4 +725,138 @@ def after_empty_poll(b: Program) -> None:
     while c.poll(timeout_ms=0):
         pass
     b.far("a")
+    c.close()
+
+
+# ------------------------------------------------------------------------------------------- kept, and handled afterwards
+
+
+@boundary("kafka-python: records of poll() put into one list, then walked", needs=("kafka",))
+def poll_flattened(b: Program) -> None:
+    topic = new_topic()
+    send_each(b, topic, "abc")
+    c = consumer(b, topic)
+    seen = 0
+    while seen < 3:
+        records = [record for records in c.poll(timeout_ms=500).values() for record in records]
+        for record in records:
+            b.far(text(record))
+        seen += len(records)
+    c.close()
+    b.clean("after close")
+
+
+@boundary("kafka-python: one method fetches into a buffer, another works it off", needs=("kafka",))
+def poll_buffered(b: Program) -> None:
+    class Worker:
+        def __init__(self, topic: str) -> None:
+            self.consumer = consumer(b, topic)
+            self.buffer: list[Any] = []
+
+        def fetch(self) -> None:
+            for records in self.consumer.poll(timeout_ms=500).values():
+                self.buffer.extend(records)
+
+        def drain(self) -> None:
+            for record in sorted(self.buffer, key=lambda record: -record.offset):
+                b.far(text(record))
+            b.clean("after the loop")
+
+    topic = new_topic()
+    send_each(b, topic, "abc")
+    worker = Worker(topic)
+    while len(worker.buffer) < 3:
+        worker.fetch()
+    worker.drain()
+    worker.consumer.close()
+
+
+@boundary("kafka-python: list(consumer), the consumer closed, then the work", needs=("kafka",))
+def list_then_close(b: Program) -> None:
+    topic = new_topic()
+    send_each(b, topic, "abc")
+    with consumer(b, topic, consumer_timeout_ms=3000) as c:
+        records = list(c)
+    for record in records:
+        b.far(text(record))
+    b.clean("after the loop")
+
+
+@boundary("kafka-python: list(islice(consumer, 3))", needs=("kafka",))
+def list_of_islice(b: Program) -> None:
+    topic = new_topic()
+    send_each(b, topic, "abc")
+    c = consumer(b, topic)
+    for record in list(itertools.islice(c, 3)):
+        b.far(text(record))
+    b.clean("after the loop")
+    c.close()
+
+
+@boundary("kafka-python: a function returns a record out of its loop", needs=("kafka",))
+def returned_out_of_the_loop(b: Program) -> None:
+    topic = new_topic()
+    send_each(b, topic, "ab")
+    c = consumer(b, topic)
+
+    def first() -> Any:
+        for record in c:
+            return record
+        return None
+
+    def work() -> None:
+        for _ in "ab":
+            record = first()
+            b.far(text(record))
+
+    work()
+    b.clean("after work() has returned")
+    c.close()
+
+
+@boundary("kafka-python: run_in_executor(None, next, consumer)", needs=("kafka",))
+async def next_in_executor(b: Program) -> None:
+    topic = new_topic()
+    send_each(b, topic, "ab")
+    c = consumer(b, topic)
+    for _ in "ab":
+        record = await asyncio.get_running_loop().run_in_executor(None, next, c)
+        b.far(text(record))
+    c.close()
+
+
+@boundary("kafka-python: clients made before contrib is switched on", needs=("kafka",))
+def contrib_comes_late(b: Program) -> None:
+    from opentelemetry.instrumentation.kafka import KafkaInstrumentor
+
+    topic = new_topic()
+    p, c = producer(b), consumer(b, topic)
+    if not KafkaInstrumentor().is_instrumented_by_opentelemetry:
+        KafkaInstrumentor().instrument()
+    send_each(b, topic, "ab", p)
+    for _ in "ab":
+        record = next(c)
+        b.far(text(record))
+    c.close()
+    b.clean("after close")
+
+
+@boundary("kafka-python: read, transformed and written in one transaction", needs=("kafka",))
+def transaction(b: Program) -> None:
+    topic = new_topic()
+    send_each(b, topic, "ab")
+    p = producer(b, transactional_id=new_topic())
+    p.init_transactions()
+    c = consumer(b, topic)
+    for count, record in enumerate(c, 1):
+        p.begin_transaction()
+        p.send(f"{topic}.out", record.value)
+        p.commit_transaction()
+        if count == 2:
+            break
+    c.close()
+    p.close()
+    c = consumer(b, f"{topic}.out", isolation_level="read_committed")
+    for record in itertools.islice(c, 2):
+        b.far(text(record))
     c.close()

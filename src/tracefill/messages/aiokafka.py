@@ -39,11 +39,13 @@ from tracefill.wrapping import Patches
 
 __all__ = ["batch", "consume", "extract", "inject", "patch", "process", "unpatch"]
 
-LIBRARIES = ("aiokafka",)
+_CONTRIB = "opentelemetry.instrumentation.aiokafka"
+LIBRARIES = ("aiokafka", _CONTRIB)
+EACH = True
 
 _tracer = Tracer("tracefill.messages.aiokafka")
 _patches = Patches()
-_contrib = Contrib("opentelemetry.instrumentation.aiokafka", "AIOKafkaInstrumentor", _tracer)
+_contrib = Contrib(_CONTRIB, "AIOKafkaInstrumentor", _tracer)
 
 
 def inject(headers: list[tuple[str, bytes]] | None = None) -> list[tuple[str, bytes]]:
@@ -172,6 +174,7 @@ def patch() -> None:
     _patches.wrap(AIOKafkaConsumer, "stop", _finishing)
     _patches.wrap(AIOKafkaConsumer, "unsubscribe", _unsubscribe)
     handling.patch_wait_for(__name__)
+    _contrib.watch(_patches, {AIOKafkaProducer: ("send",), AIOKafkaConsumer: ("getone", "getmany")})
 
 
 def unpatch() -> None:
@@ -193,7 +196,8 @@ def _in_no_trace(original: Any) -> Any:
 
     async def start(self: Any, *args: Any, **kwargs: Any) -> Any:
         with scope(Context()):
-            return await original(self, *args, **kwargs)
+            await original(self, *args, **kwargs)
+        handling.expect()
 
     return start
 

@@ -41,10 +41,11 @@ from tracefill.wrapping import Patches
 
 __all__ = ["batch", "consume", "extract", "inject", "patch", "process", "unpatch"]
 
-LIBRARIES = ("confluent_kafka",)
+_CONTRIB = "opentelemetry.instrumentation.confluent_kafka"
+LIBRARIES = ("confluent_kafka", _CONTRIB)
+EACH = True
 
 _tracer = Tracer("tracefill.messages.confluent")
-_CONTRIB = "opentelemetry.instrumentation.confluent_kafka"
 _patches = Patches()
 _contrib = Contrib(_CONTRIB, "ConfluentKafkaInstrumentor", _tracer)
 
@@ -232,6 +233,7 @@ def _noting_contrib(original: Any) -> Any:
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
         _stand_in_for_contrib()
         original(self, *args, **kwargs)
+        handling.expect()
 
     return __init__
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from tracefill.sdk_spans import starter
 from tracefill.spans import Tracer
-from tracefill.wrapping import contrib_active
+from tracefill.wrapping import Patches, contrib_active
 
 __all__ = ["Contrib"]
 
@@ -85,6 +87,21 @@ class Contrib:
             if _is_contribs(top):
                 setattr(owner, name, self.beneath(top))
                 self._displaced[owner, name] = top
+
+    def watch(self, patches: Patches, clients: Mapping[Any, Sequence[str]]) -> None:
+        """Takes contrib's wrappers off ours as soon as it is switched on; nothing where its module is not imported."""
+        instrumentor = getattr(sys.modules.get(self._module), self._instrumentor, None)
+        if instrumentor is not None:
+            patches.wrap(instrumentor, "_instrument", partial(self._stepping_over, clients))
+
+    def _stepping_over(self, clients: Mapping[Any, Sequence[str]], original: Any) -> Any:
+        def _instrument(instrumentor: Any, **given: Any) -> Any:
+            result = original(instrumentor, **given)
+            for client, names in clients.items():
+                self.step_over(client, *names)
+            return result
+
+        return _instrument
 
     def just_came(self, owner: Any, name: str) -> bool:
         """True in the one call that contrib's wrapper makes of ours: it was switched on after us, and no client was made since."""

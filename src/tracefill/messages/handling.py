@@ -63,6 +63,7 @@ __all__ = [
     "Processing",
     "Several",
     "Walk",
+    "expect",
     "finish",
     "handled",
     "is_library",
@@ -316,6 +317,15 @@ def _forget_dropped() -> None:
             handling.stop_waiting()
 
 
+def expect() -> None:
+    """Before a consumer is used in a task: a pool thread or another task may take the messages that are handled here."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is not None and asyncio._get_running_loop() is not None:
+        current = current_context()
+        if type(current) is Context:
+            attach(_finding(current))
+
+
 def _variables_with(message: Any) -> int:
     """How many variables of the program's functions that are running hold this message."""
     found, frame = 0, taker(sys._getframe(1))
@@ -496,12 +506,14 @@ class _Guard:
         if handling is None or handling.closed_ns:
             return
         # A function that fetched, and did not work under what it fetched: its caller will.
-        frame = None if handling.used or not _returns_something(self.code) else sys._getframe(1)
+        hands_on = not handling.used and _returns_something(self.code)
+        frame = sys._getframe(1) if hands_on else None
         if frame is not None and id(frame) == self.caller and (caller := taker(frame)) is not None:
             hold(handling, caller)
         else:
-            handling.references += 1  # the variable of the function that is about to go
+            handling.references += not hands_on  # the variable of the function that is about to go
             handling.end()
+            _forget_before()
 
 
 def _returns_something(code: CodeType) -> bool:
@@ -529,6 +541,11 @@ def hold(handling: Handling, frame: FrameType) -> None:
         handling.before = _open(handling.before)
 
 
+def _forget_before() -> None:
+    """The entry that is current keeps the one that it has replaced, and with it a handling that is over."""
+    attach(current_context())
+
+
 def _guard_of(frame: FrameType) -> _Guard:
     guard = frame.f_trace
     if not isinstance(guard, _Guard):
@@ -540,6 +557,10 @@ def finish(owner: object, frame: FrameType | None = None) -> None:
     """Before a take: what this owner, or this function, has taken before is handled."""
     while (at := handled()) is not None and at.owner is owner:
         at.end()
+        if frame is None and at.used:  # closed, and nobody but the function or the loop that took it refers to it
+            _forget_before()
+            if sys.getrefcount(at) <= 3:
+                at.end_span()
     if frame is not None and isinstance(guard := frame.f_trace, _Guard):
         previous, guard.handling = guard.handling, None
         if previous is not None:
@@ -631,10 +652,15 @@ class Walk(Generic[T]):
         return self._in_loop
 
     def _end(self) -> None:
-        self.__del__()
+        self._end_last()
         finish(self._owner)
 
     def __del__(self) -> None:
+        if self._handling is not None:
+            self._end_last()
+            _forget_before()
+
+    def _end_last(self) -> None:
         handling, self._handling = self._handling, None
         if handling is not None:
             if self._in_loop and handling.used and self._code is not None:
@@ -670,13 +696,15 @@ class AsyncWalk(Generic[T]):
         return AsyncWalk(self._owner, self._source, self._fetch, self._begun)  # see Walk.__iter__
 
     async def __anext__(self) -> T:
-        self.__del__()
+        self._end_last()
         finish(self._owner)
         frame = sys._getframe(1)
         self._site = (frame.f_code, frame.f_lasti)
         del frame
         message = await self._fetch()
-        if not suppressed() and not self._source.is_no_message(message):
+        if (held := handled()) is not None and held.message is message:
+            self._handling = held  # by a `getone` of the program's own, which has called the library's
+        elif not suppressed() and not self._source.is_no_message(message):
             handling = self._handling = Handling(self._owner, self._source, message)
             handling.looped = True
             handling.used = self._site in _working
@@ -687,6 +715,11 @@ class AsyncWalk(Generic[T]):
         return message
 
     def __del__(self) -> None:
+        if self._handling is not None:
+            self._end_last()
+            _forget_before()
+
+    def _end_last(self) -> None:
         handling, self._handling = self._handling, None
         if handling is not None:
             if handling.used and self._site is not None:

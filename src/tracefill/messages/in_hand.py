@@ -89,11 +89,24 @@ def _loops(code: CodeType) -> tuple[_Loop, ...]:
                 exits[step.offset] = step.argval
     handlers = _handlers(code)
     found = []
-    for start, end in ends.items():
+    for start, end in _joined(ends, exits).items():
         leave = min(exits.get(start, end + 1), end + 1)
         mine = [target for protected, target in handlers if start <= protected < leave <= target]
         found.append(_Loop(start, end, leave, min(mine, default=end + 1)))
     return tuple(found)
+
+
+def _joined(ends: dict[int, int], exits: dict[int, int]) -> dict[int, int]:
+    """A `while` jumps back to its test and behind it: two ranges that overlap are one loop."""
+    joined: dict[int, int] = {}
+    last = -1
+    for start, end in sorted(ends.items()):
+        if last >= 0 and last not in exits and start not in exits and start <= joined[last] < end:
+            joined[last] = end
+        else:
+            joined[start] = end
+            last = start
+    return joined
 
 
 def _handlers(code: CodeType) -> list[tuple[int, int]]:

@@ -40,11 +40,13 @@ from tracefill.wrapping import Patches
 
 __all__ = ["batch", "consume", "extract", "inject", "patch", "process", "unpatch"]
 
-LIBRARIES = ("kafka",)
+_CONTRIB = "opentelemetry.instrumentation.kafka"
+LIBRARIES = ("kafka", _CONTRIB)
+EACH = True
 
 _tracer = Tracer("tracefill.messages.kafka")
 _patches = Patches()
-_contrib = Contrib("opentelemetry.instrumentation.kafka", "KafkaInstrumentor", _tracer)
+_contrib = Contrib(_CONTRIB, "KafkaInstrumentor", _tracer)
 
 
 def inject(headers: list[tuple[str, bytes]] | None = None) -> list[tuple[str, bytes]]:
@@ -178,6 +180,7 @@ def patch() -> None:
     _patches.wrap(KafkaConsumer, "unsubscribe", _finishing)
     for name in ("add_callback", "add_errback", "add_both"):
         _patches.wrap(Future, name, _add_callback)
+    _contrib.watch(_patches, {KafkaProducer: ("send",), KafkaConsumer: ("__next__",)})
 
 
 def unpatch() -> None:
@@ -192,6 +195,7 @@ def _in_no_trace(owner: Any, original: Any) -> Any:
         _contrib.step_over(owner, "send", "__next__")
         with scope(Context()):
             original(self, *args, **kwargs)
+        handling.expect()
 
     return __init__
 
