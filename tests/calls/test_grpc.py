@@ -545,6 +545,75 @@ def test_excluded_methods_have_no_span_and_belong_to_their_caller(
         assert not span.name.startswith("far") or ancestors(spans, span) == ["near"]
 
 
+# ------------------------------------------------------------------------------------- interceptors by hand, and install()
+
+
+def call_all(aio: bool, *, by_hand: bool) -> None:
+    """One call of each arity, in each way, with our interceptors or without."""
+
+    async def main() -> None:
+        servers = [AioServerInterceptor()] if by_hand else None
+        async with aio_served(AIO, interceptors=servers) as address:
+            clients = aio_client_interceptors(address) if by_hand else None
+            async with grpc.aio.insecure_channel(address, interceptors=clients) as channel:
+                for name in SYNC:
+                    await call_aio(channel, name)
+                await asyncio.sleep(0.05)
+
+    if aio:
+        asyncio.run(main())
+        return
+    servers = [ServerInterceptor()] if by_hand else None
+    with served(SYNC, interceptors=servers) as address, grpc.insecure_channel(address) as bare:
+        channel = grpc.intercept_channel(bare, ClientInterceptor(address)) if by_hand else bare
+        for name in SYNC:
+            answer = stub(channel, name)(several() if name[0] == "S" else b"1")
+            if name[1] == "S":
+                list(answer)
+
+
+@pytest.mark.parametrize("aio", [False, True])
+def test_interceptors_and_install_agree_and_never_double(aio: bool, spans: Any) -> None:
+    told = []
+    for is_on, by_hand in ((True, False), (False, True), (True, True)):
+        spans.clear()
+        if is_on:
+            tracefill.install(only=["grpc"])
+        try:
+            call_all(aio, by_hand=by_hand)
+        finally:
+            tracefill.uninstall()
+        of_kind(spans, SpanKind.SERVER, 4)
+        told.append(sorted(map(what_it_says, of_kind(spans, SpanKind.CLIENT, 4) + of_kind(spans, SpanKind.SERVER, 4))))
+    assert told[0] == told[1] == told[2]
+
+
+def what_it_says(span: Any) -> tuple[Any, ...]:
+    changing = ("server.port", "request_id")
+    attributes = sorted((key, value) for key, value in span.attributes.items() if key not in changing)
+    return span.name, span.kind.name, span.status.status_code.name, attributes, sorted(span.attributes)
+
+
+@pytest.mark.parametrize("aio", [False, True])
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_unsampled_calls_build_no_span_and_collect_no_attributes(
+    by_hand: bool, aio: bool, spans: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collected: list[Any] = []
+    attributes_of = rpc_spans._attributes
+    monkeypatch.setattr(rpc_spans, "_attributes", lambda *of: collected.append(of) or attributes_of(*of))
+    if not by_hand:
+        tracefill.install(only=["grpc"])
+    try:
+        for flags, count in (("00", 0), ("01", 8)):
+            with tracefill.context.scope(tracefill.extract({"traceparent": f"00-{0xA:032x}-{0xB:016x}-{flags}"})):
+                call_all(aio, by_hand=by_hand)
+            of_kind(spans, SpanKind.CLIENT, count // 2), of_kind(spans, SpanKind.SERVER, count // 2)
+            assert len(collected) == count
+    finally:
+        tracefill.uninstall()
+
+
 # --------------------------------------------------------------------------------------------------- grpc-trace-bin
 
 
