@@ -27,7 +27,7 @@ class Serving:
     def __init__(self, edge: Any, middleware: Any) -> None:
         self._edge = edge
         self._middleware = middleware
-        self._made: weakref.WeakKeyDictionary[Any, Any] = weakref.WeakKeyDictionary()
+        self._made: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
         self._gateways: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def served(self, app: Any) -> Any:
@@ -42,7 +42,8 @@ class Serving:
 
     def entered(self, app: Any, entry: Callable[..., Any]) -> Any:
         """The application of a framework, called by whomever: `entry(app, ...)` with the edge around it."""
-        found = self._made.get(app)
+        made = self._made.setdefault(app, {})  # by entry: FastAPI's calls that of Starlette, which it inherits
+        found = made.get(entry)
         if found is None:
             held, seen = weakref.ref(app), weakref.proxy(app)
 
@@ -50,7 +51,7 @@ class Serving:
                 return entry(held(), *arguments)
 
             found = self._edge(call, self._spanned(call, seen), reached=False, others=makers.others(seen))
-            self._made[app] = found
+            made[entry] = found
         return found
 
     def stop(self) -> None:
