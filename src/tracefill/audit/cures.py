@@ -14,7 +14,7 @@ _MODULES = {
 _NAMES = """
     aio_pika aiohttp_client aiohttp_web aiokafka aiosqlite apscheduler arq asgi asyncpg celery confluent dbapi django
     dramatiq fastapi flask grpc httpx huey kafka kombu mysqlclient pika psycopg psycopg2 pycurl pymysql redis requests
-    rq schedule sqlalchemy sqlite3 starlette threads urllib urllib3 wsgi
+    rq schedule sqlalchemy sqlite3 starlette threads urllib urllib3 websocket_client websockets wsgi
 """
 _KNOWN = frozenset(_NAMES.split())
 
