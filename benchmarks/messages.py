@@ -8,6 +8,7 @@ The rows of `python -m benchmarks` take a producer and a consumer that do nothin
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import subprocess
@@ -66,7 +67,7 @@ class Consumer:
         self.records = iter(())
 
     def fill(self) -> None:
-        self.records: Iterator[Any] = iter([RECORD] * BATCH)
+        self.records: Iterator[Any] = map(copy.copy, [RECORD] * BATCH)  # each is its handler's alone
 
     def __iter__(self) -> Any:
         return self

@@ -2787,18 +2787,10 @@ def current_context():
     ready()
     return current()
 
-def make_current(context):
+def make_current(context not None):
     """Makes the context current for good: for places that nobody tells when the time of a context ends, only when the next begins."""
-    cdef PyObject* value
     ready()
-    runtime = value_in(context_names, "_RUNTIME_CONTEXT")
-    if Py_TYPE(runtime) == <PyTypeObject*>RuntimeContext:
-        PyContextVar_Get(<PyObject*>(<RuntimeContext>runtime).variable, NULL, &value)
-        top = <object>value
-        Py_DECREF(top)
-        if Py_TYPE(top) == <PyTypeObject*>_Attached and replaced(<_Attached>top, context):
-            return
-    context_module.attach(context)
+    enter(context)
 
 @cython.final
 @cython.freelist(64)
@@ -3279,13 +3271,6 @@ cdef object base_of(PyObject* value):
         top.before = no_context
         top.token = None
     return top
-
-cdef bint replaced(_Attached top, object context) except -1:
-    """Puts the context into an entry that nobody can give back, where there is one: the variable's reference, and the caller's."""
-    if top.generator is not None or top.given_back or not tf_is_home(<PyObject*>top.home) or not tf_only_ours(<PyObject*>top, 2):
-        return False
-    top.context = context
-    return True
 
 cdef object settled(object value):
     """The value without the entries that were given back, and without the history of one that was copied."""

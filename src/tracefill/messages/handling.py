@@ -40,10 +40,10 @@ from itertools import pairwise
 from types import CodeType, FrameType, TracebackType
 from typing import Any, Generic, NamedTuple, SupportsIndex, TypeVar, overload
 
-from opentelemetry.context import Context, attach, create_key
+from opentelemetry.context import Context, create_key
 from opentelemetry.trace import INVALID_SPAN, Span, get_current_span
 
-from tracefill._codec import current_context
+from tracefill._codec import current_context, make_current
 from tracefill.messages.in_hand import collects, values_in_hand
 from tracefill.messages.message_spans import (
     ATTEMPT_HEADER,
@@ -128,9 +128,7 @@ class Handling:
             made: Context = _Watched({_KEY: self})
         else:
             made = (_Watched if watched else _Finding if _waiting else Context)(self._started())
-        attach(
-            made
-        )  # a new entry each time: whoever has copied the variables (a task, a timer) keeps the one that he has
+        make_current(made)
 
     def _started(self) -> dict[str, Any]:
         """What the context of the handling holds, now that its span has started."""
@@ -164,7 +162,7 @@ class Handling:
             self.close()
         if _is_within(self):
             before = _open(self.before)
-            attach(_finding(before) if _waiting and type(before) is Context and self.leaves_some() else before)
+            make_current(_finding(before) if _waiting and type(before) is Context and self.leaves_some() else before)
 
     def leaves_some(self) -> bool:
         """True when messages of this handling wait."""
@@ -323,7 +321,7 @@ def expect() -> None:
     if asyncio is not None and asyncio._get_running_loop() is not None:
         current = current_context()
         if type(current) is Context:
-            attach(_finding(current))
+            make_current(_finding(current))
 
 
 def _variables_with(message: Any) -> int:
@@ -543,7 +541,7 @@ def hold(handling: Handling, frame: FrameType) -> None:
 
 def _forget_before() -> None:
     """The entry that is current keeps the one that it has replaced, and with it a handling that is over."""
-    attach(current_context())
+    make_current(current_context())
 
 
 def _guard_of(frame: FrameType) -> _Guard:
