@@ -10,7 +10,7 @@ SOURCES := pyproject.toml setup.py src/_codec.pyx $(wildcard src/*.h)
 COUNT ?= 1000000
 SECONDS ?= 600
 
-.PHONY: demo test servers jaeger bench bench-quick instructions lint typecheck fuzz soak suites pythons wheel coverage clean
+.PHONY: demo test servers jaeger bench bench-quick instructions lint typecheck fuzz soak soak-messages suites pythons wheel coverage clean
 
 demo: $(VENV)/.demo
 	@$(BIN)/tracefill demo $(DEMO)
@@ -50,6 +50,10 @@ fuzz: $(VENV)/.test
 
 soak: $(VENV)/.test
 	@$(BIN)/python -m tests.handoff.soak --seconds $(SECONDS) --threads 8
+
+soak-messages: $(VENV)/.test
+	@$(BIN)/python -m tests.messages.soak --messages 100000
+	@$(BIN)/python -m tests.messages.soak_rabbitmq --messages 20000
 
 suites: $(VENV)/.test
 	@$(BIN)/python -m tests.suites

@@ -22,7 +22,13 @@ NEEDED = ("psutil", "pytest", "pytest-asyncio", "pytest-timeout", "opentelemetry
 # Newer hypothesis and what configuration files need are Rust, which does not build for a free-threaded 3.13.
 WITH_GIL = ("hypothesis", "opentelemetry-configuration")
 FREE_THREADED = ("hypothesis<6.131",)
-TESTS = ("tests/codec", "tests/test_snapshots.py", "tests/test_ids.py", "tests/test_propagators.py", "tests/test_sdk_spans.py")
+TESTS = (
+    "tests/codec",
+    "tests/test_snapshots.py",
+    "tests/test_ids.py",
+    "tests/test_propagators.py",
+    "tests/test_sdk_spans.py",
+)
 
 
 def find(version: str) -> str | None:
