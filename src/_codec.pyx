@@ -2790,7 +2790,11 @@ def current_context():
 def make_current(context not None):
     """Makes the context current for good: for places that nobody tells when the time of a context ends, only when the next begins."""
     ready()
-    enter(context)
+    runtime = value_in(context_names, "_RUNTIME_CONTEXT")
+    if Py_TYPE(runtime) == <PyTypeObject*>RuntimeContext:
+        put_on((<RuntimeContext>runtime).variable, context, True)
+    else:
+        enter(context)
 
 @cython.final
 @cython.freelist(64)
@@ -3228,7 +3232,7 @@ cdef object no_context = None
 
 cdef object last_home = None
 
-cdef object put_on(object variable, object context):
+cdef object put_on(object variable, object context, bint for_good=False):
     """Makes the context current; returns the token."""
     global last_home
     cdef PyObject* value
@@ -3238,7 +3242,10 @@ cdef object put_on(object variable, object context):
         meet_frames()
     made.context = context
     PyContextVar_Get(<PyObject*>variable, NULL, &value)
-    made.before = <object>value if Py_TYPE(<object>value) != <PyTypeObject*>_Attached else base_of(value)
+    if Py_TYPE(<object>value) != <PyTypeObject*>_Attached:
+        made.before = <object>value
+    else:
+        made.before = base_for_good(value) if for_good else base_of(value)
     Py_DECREF(<object>value)
     frame = tf_asking_generator()
     if frame != NULL:
@@ -3271,6 +3278,15 @@ cdef object base_of(PyObject* value):
         top.before = no_context
         top.token = None
     return top
+
+cdef object base_for_good(PyObject* value):
+    """The same for an entry that nobody will give back. It takes the place of one that nobody can give back, whose context would
+    stay alive beneath it; that one is left as it is, for whoever has copied the variable."""
+    cdef bint forgotten = tf_only_ours(value, 2)
+    cdef _Attached top = <_Attached>value
+    if forgotten and top.generator is None and not top.given_back and tf_is_home(<PyObject*>top.home):
+        return top.before
+    return base_of(value)
 
 cdef object settled(object value):
     """The value without the entries that were given back, and without the history of one that was copied."""

@@ -511,7 +511,6 @@ class _Guard:
         else:
             handling.references += not hands_on  # the variable of the function that is about to go
             handling.end()
-            _forget_before()
 
 
 def _returns_something(code: CodeType) -> bool:
@@ -539,11 +538,6 @@ def hold(handling: Handling, frame: FrameType) -> None:
         handling.before = _open(handling.before)
 
 
-def _forget_before() -> None:
-    """The entry that is current keeps the one that it has replaced, and with it a handling that is over."""
-    make_current(current_context())
-
-
 def _guard_of(frame: FrameType) -> _Guard:
     guard = frame.f_trace
     if not isinstance(guard, _Guard):
@@ -555,10 +549,8 @@ def finish(owner: object, frame: FrameType | None = None) -> None:
     """Before a take: what this owner, or this function, has taken before is handled."""
     while (at := handled()) is not None and at.owner is owner:
         at.end()
-        if frame is None and at.used:  # closed, and nobody but the function or the loop that took it refers to it
-            _forget_before()
-            if sys.getrefcount(at) <= 3:
-                at.end_span()
+        if frame is None and at.used and sys.getrefcount(at) <= 3:
+            at.end_span()  # closed, and nobody but the function or the loop that took it refers to it
     if frame is not None and isinstance(guard := frame.f_trace, _Guard):
         previous, guard.handling = guard.handling, None
         if previous is not None:
@@ -654,9 +646,7 @@ class Walk(Generic[T]):
         finish(self._owner)
 
     def __del__(self) -> None:
-        if self._handling is not None:
-            self._end_last()
-            _forget_before()
+        self._end_last()
 
     def _end_last(self) -> None:
         handling, self._handling = self._handling, None
@@ -713,9 +703,7 @@ class AsyncWalk(Generic[T]):
         return message
 
     def __del__(self) -> None:
-        if self._handling is not None:
-            self._end_last()
-            _forget_before()
+        self._end_last()
 
     def _end_last(self) -> None:
         handling, self._handling = self._handling, None

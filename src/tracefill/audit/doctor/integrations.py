@@ -29,7 +29,8 @@ def instrumentors() -> dict[str, Any]:
     for name, module in list(sys.modules.items()):
         if name.startswith("opentelemetry.instrumentation.") and module is not None:
             for kind in list(vars(module).values()):
-                instance = vars(kind).get("_instance") if isinstance(kind, type) else None
+                # Not isinstance(): a module may hold lazy objects, such as Django's settings, which it would wake.
+                instance = vars(kind).get("_instance") if issubclass(type(kind), type) else None
                 if getattr(instance, "_is_instrumented_by_opentelemetry", False):
                     found[kind.__module__.split(".")[2]] = instance
     return dict(sorted(found.items()))
