@@ -20,9 +20,11 @@ import pytest
 from opentelemetry import context as otel_context
 from opentelemetry import trace
 from opentelemetry.context import Context, attach, detach, get_current
+from opentelemetry.context.contextvars_context import ContextVarsRuntimeContext
 
 import tracefill
 from tests.contracts import ancestors, finished
+from tracefill._codec import make_current
 from tracefill.context import RuntimeContext, scope
 
 tracer = trace.get_tracer("tests")
@@ -638,3 +640,37 @@ def test_opentelemetry_loads_it_by_its_name() -> None:
         check=True,
     )
     assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+class Held:
+    """Something that a context holds, and that can be asked whether it is alive."""
+
+
+class TestCurrentForGood:
+    def test_nothing_of_what_was_current_before_stays_alive(self) -> None:
+        held = Held()
+        alive = weakref.ref(held)
+        make_current(Context({"held": held}))
+        del held
+        make_current(named("next"))
+        assert name() == "next"
+        assert alive() is None
+
+    def test_who_has_copied_the_variables_keeps_what_he_has(self) -> None:
+        make_current(named("first"))
+        copied = contextvars.copy_context()
+        make_current(named("second"))
+        assert (copied.run(name), name()) == ("first", "second")
+
+    def test_a_token_from_before_puts_back_what_was_current_then(self) -> None:
+        with scope(named("outermost")):
+            token = attach(named("outer"))
+            make_current(named("one"))
+            make_current(named("two"))
+            detach(token)
+            assert name() == "outermost"
+
+    def test_so_it_is_with_the_stock_runtime_context(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(otel_context, "_RUNTIME_CONTEXT", ContextVarsRuntimeContext())
+        self.test_nothing_of_what_was_current_before_stays_alive()
+        self.test_who_has_copied_the_variables_keeps_what_he_has()
