@@ -334,3 +334,19 @@ print(counters()["unread"]["b3"], counters()["missing"])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE_S)
     assert done.stdout.split() == [str(LOOKED_THROUGH + 10 * ONE_IN)] * 2, done.stderr
+
+
+def test_a_module_that_holds_lazy_objects_is_looked_through() -> None:
+    """Django's settings raise at any look, `isinstance` included, where nobody has configured them."""
+    program = (
+        "import sys, types\n"
+        "from django.conf import settings\n"
+        "shop = sys.modules['shop'] = types.ModuleType('shop')\n"
+        "other = sys.modules['opentelemetry.instrumentation.shop'] = types.ModuleType('shop')\n"
+        "shop.settings = other.settings = settings\n"
+        "import requests, tracefill.audit.doctor.examination as doctor\n"
+        "shop.requests = requests\n"
+        "print(len(doctor.examine().findings) > 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.splitlines()[-1:] == ["True"], done.stderr[-2000:]

@@ -121,7 +121,10 @@ def _users(library: str, is_shared: bool) -> Iterator[str]:
 
 
 def _is_of(value: object, library: str) -> bool:
-    name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+    try:
+        name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+    except Exception:  # a lazy object, such as Django's settings, that nobody can wake here
+        return False
     return isinstance(name, str) and (name == library or name.startswith(f"{library}."))
 
 
