@@ -2787,6 +2787,11 @@ def current_context():
     ready()
     return current()
 
+def current_value(key):
+    """What the current Context holds under this key; None when it holds nothing."""
+    ready()
+    return value_in(current(), key)
+
 def make_current(context not None):
     """Makes the context current for good: for places that nobody tells when the time of a context ends, only when the next begins."""
     ready()
@@ -3121,7 +3126,7 @@ cdef class SpanStart:
     cdef object new_list(self, most):
         made = new_object(self.List)
         made.dropped = 0
-        made._dq = self.deque(maxlen=most)
+        made._dq = self.deque((), most)
         made._lock = self.lock()
         return made
 

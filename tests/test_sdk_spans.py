@@ -1,4 +1,5 @@
-"""Spans that SpanStart starts against those of the SDK's own start_span: the same in everything that anybody can see."""
+"""Spans that are started and ended here against those that the SDK starts and ends itself: the same in everything that anybody
+can see."""
 
 from __future__ import annotations
 
@@ -22,7 +23,16 @@ from opentelemetry.sdk.trace.sampling import (
     StaticSampler,
     TraceIdRatioBased,
 )
-from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, SpanKind, TraceFlags, TraceState
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+)
 
 import tracefill
 from tracefill import sdk_spans
@@ -71,8 +81,12 @@ class Watching(SpanProcessor):
     def on_start(self, span: Any, parent_context: Any = None) -> None:
         self.seen.append(("start", timeless(span), span.is_recording(), parent_context))
 
+    def _on_ending(self, span: Any) -> None:
+        span.set_attribute("ending", True)  # too late
+        self.seen.append(("ending", timeless(span)))
+
     def on_end(self, span: Any) -> None:
-        self.seen.append(("end", timeless(span)))
+        self.seen.append(("end", timeless(span), type(span), sorted(vars(span)), span.end_time >= span.start_time))
 
 
 def timeless(span: Any) -> dict[str, Any]:
@@ -147,12 +161,14 @@ def assert_same(ways: list[tuple[Any, Watching]], *arguments: Any) -> None:
     assert ours.get_span_context().trace_flags.__class__ is TraceFlags
     if theirs.is_recording():
         assert set(vars(ours)) == set(vars(theirs))
-    for span in spans:
+    for span, end in zip(spans, (type(theirs).end, sdk_spans.end_span), strict=True):
         span.set_attribute("later", "value")
         span.add_event("event", {"a": 1}, timestamp=3)
         span.add_link(held(7))
-        span.end()
+        span.set_status(Status(StatusCode.ERROR, "late"))
+        end(span)
         span.set_attribute("too late", 1)
+        end(span)  # once more: a warning
     assert ways[0][1].seen == ways[1][1].seen
 
 
@@ -283,6 +299,69 @@ def test_an_sdk_that_nobody_has_compared_starts_its_spans_itself(monkeypatch: py
     start = sdk_spans.starter(tracer)
     assert type(start) is not SpanStart
     assert start("name", Context(), SpanKind.INTERNAL, {"a": 1}, (), None).attributes == {"a": 1}
+
+
+def a_span() -> tuple[Any, Watching]:
+    [_, (start, watching)] = both(ALWAYS_ON)
+    return start("name", Context(), SpanKind.INTERNAL, {"a": 1}, (), None), watching
+
+
+def test_an_end_time_of_the_past() -> None:
+    span, watching = a_span()
+    sdk_spans.end_span(span, span.start_time)
+    assert span.end_time == span.start_time
+    assert [seen[0] for seen in watching.seen] == ["start", "ending", "end"]
+
+
+def test_ending_takes_no_call_of_the_sdks(monkeypatch: pytest.MonkeyPatch) -> None:
+    span, watching = a_span()
+    monkeypatch.setattr(sdk_spans._parts().ReadableSpan, "__init__", None)
+    sdk_spans.end_span(span)
+    assert watching.seen[-1][0] == "end"
+
+
+def test_ending_twice_is_warned_of_as_by_the_sdk(caplog: pytest.LogCaptureFixture) -> None:
+    span, watching = a_span()
+    sdk_spans.end_span(span)
+    first = span.end_time
+    caplog.clear()
+    sdk_spans.end_span(span)
+    assert [record.getMessage() for record in caplog.records] == ["Calling end() on an ended span."]
+    assert span.end_time == first
+    assert [seen[0] for seen in watching.seen] == ["start", "ending", "end"]
+
+
+def test_an_end_that_somebody_has_put_on_the_span_or_its_class_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    for on_class in (True, False):
+        span, watching = a_span()
+        called: list[Any] = []
+        monkeypatch.setattr(type(span) if on_class else span, "end", lambda *given, to=called: to.append(given))
+        sdk_spans.end_span(span, 7)
+        assert called == [(span, 7) if on_class else (7,)]
+        assert [seen[0] for seen in watching.seen] == ["start"]
+
+
+def test_spans_of_others_are_ended_by_themselves() -> None:
+    class Theirs(NonRecordingSpan):
+        ended: Any = None
+
+        def end(self, end_time: int | None = None) -> None:
+            self.ended = end_time
+
+    span = Theirs(held())
+    sdk_spans.end_span(span, 7)
+    assert span.ended == 7
+
+
+def test_what_ends_is_counted_and_cannot_be_changed_any_more() -> None:
+    [_, (start, _)] = both(ALWAYS_ON)
+    span = start("name", Context(), SpanKind.INTERNAL, {"a": 1}, (), None)
+    counted: list[int] = []
+    span._record_end_metrics = lambda: counted.append(1)
+    sdk_spans.end_span(span)
+    assert counted == [1]
+    with pytest.raises(TypeError):
+        span._attributes["b"] = 2
 
 
 def test_without_an_sdk_there_is_no_span() -> None:

@@ -204,6 +204,9 @@ def inject(carrier: Any, context: Context | None = None) -> None:
 def current_context() -> Context:
     """OpenTelemetry's current Context."""
 
+def current_value(key: str) -> Any:
+    """What the current Context holds under this key; None when it holds nothing."""
+
 def make_current(context: Context) -> None:
     """Makes the context current for good: for places that nobody tells when the time of a context ends, only when the next begins."""
 

@@ -20,7 +20,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Link, Span, SpanContext, SpanKind, Status, StatusCode
 
 from tracefill import _codec
-from tracefill.sdk_spans import starter
+from tracefill.sdk_spans import end_span, starter
 
 __all__ = ["SpanScope", "Tracer", "link_to", "suppressed"]
 
@@ -125,7 +125,7 @@ class SpanScope:
         if self.span is not INVALID_SPAN:
             if error is not None:
                 record(self.span, error)
-            self.span.end()
+            end_span(self.span)
 
 
 def record(span: Span, error: BaseException) -> None:

@@ -31,6 +31,7 @@ from tracefill.context import extract, scope
 from tracefill.edge import root_ids
 from tracefill.edge.arrivals import KEY, Arrival, further_in
 from tracefill.edge.asgi import tasks_wait
+from tracefill.sdk_spans import end_span
 from tracefill.spans import Tracer
 from tracefill.wrapping import Patches
 
@@ -108,7 +109,7 @@ async def _record(self: Any, original: Any, request: Any, start_time: Any, handl
                 await asyncio.sleep(0)
             return response, reset
     finally:
-        span.end()
+        end_span(span)
 
 
 def _finish_response(original: Any) -> Callable[..., Any]:

@@ -30,6 +30,7 @@ from tracefill.edge import makers
 from tracefill.edge.arrivals import KEY, Arrival, caller
 from tracefill.edge.asgi import REQUESTS, ASGIApplication, Edge, Message, Receive, Scope, Send, tasks_wait
 from tracefill.edge.entrances import Serving
+from tracefill.sdk_spans import end_span
 from tracefill.spans import Tracer
 
 __all__ = ["Middleware", "entering", "failed", "routed", "serving"]
@@ -152,7 +153,7 @@ class Middleware:
             asgi_scope.pop("fastapi.telemetry", None)
             asgi_scope.pop("starlette.opentelemetry", None)
             arrival.over()
-            span.end()
+            end_span(span)
 
     def _telling(self, span: Span, asgi_scope: Scope, send: Send) -> Send:
         """`send`, that the span hears of the response by."""

@@ -39,6 +39,7 @@ from tracefill.calls.http_spans import (
 from tracefill.carriers import pairs, setter
 from tracefill.context import current, inject, scope
 from tracefill.edge import request_ids
+from tracefill.sdk_spans import end_span
 from tracefill.spans import Tracer, suppressed
 from tracefill.wrapping import contrib_active
 
@@ -221,7 +222,7 @@ class Call:
         if self.span is not None:
             if error is not None:
                 record_failure(self.span, error)
-            self.span.end()
+            end_span(self.span)
 
     def __del__(self) -> None:
         self.end()  # nobody has waited for the answer

@@ -28,6 +28,7 @@ from tracefill.calls.http_spans import (
 )
 from tracefill.context import extract, scope
 from tracefill.edge.arrivals import Arrival, further_in
+from tracefill.sdk_spans import end_span
 from tracefill.spans import Tracer
 from tracefill.wrapping import Patches
 
@@ -85,7 +86,7 @@ class _Request:
         if self.arrival.span is not None:
             if error is not None:
                 record_failure(self.arrival.span, error)
-            self.arrival.span.end()
+            end_span(self.arrival.span)
 
 
 def _handle_one_request(original: Any) -> Callable[..., None]:

@@ -27,6 +27,7 @@ from tracefill.context import current, extract, inject
 from tracefill.edge import request_ids
 from tracefill.edge.arrivals import Arrival, further_in
 from tracefill.formats import GRPC_BIN
+from tracefill.sdk_spans import end_span
 from tracefill.snapshots import bind, snapshot
 from tracefill.spans import Tracer, suppressed
 
@@ -178,7 +179,7 @@ class ClientCall:
             self._span.set_status(Status(StatusCode.ERROR, details or None))
         elif callable(self._hook) and response is not None:
             call_hook(self._hook, self._span, response)
-        self._span.end()
+        end_span(self._span)
 
     def fail(self, error: BaseException) -> None:
         """The call has raised: gRPC's own exceptions know the status."""
@@ -188,7 +189,7 @@ class ClientCall:
             return self.end(status.name, _details(error))
         if self._span is not None and not self._is_over:
             record_failure(self._span, error)
-            self._span.end()
+            end_span(self._span)
         self._is_over = True
         return None
 
@@ -257,7 +258,7 @@ class ServerCall:
             if error is None:
                 self._span.set_attribute("error.type", code)
             self._span.set_status(Status(StatusCode.ERROR, details or None))
-        self._span.end()
+        end_span(self._span)
 
     def __del__(self) -> None:
         if not self._is_over:

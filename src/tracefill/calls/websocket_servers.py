@@ -25,6 +25,7 @@ from tracefill.calls.http_spans import (
 from tracefill.context import extract
 from tracefill.edge.announcements import HEADER, HEARD, VERSION, Heard, asked
 from tracefill.edge.arrivals import Arrival, further_in
+from tracefill.sdk_spans import end_span
 from tracefill.spans import Tracer
 from tracefill.wrapping import Patches
 
@@ -121,7 +122,7 @@ class _Serving:
         if span is not None:
             if error is not None and type(error).__name__ != "ConnectionClosedOK":  # clients leave, at last
                 record_failure(span, error)
-            span.end()
+            end_span(span)
 
 
 def _handshake(original: Any) -> Callable[..., Any]:

@@ -31,6 +31,7 @@ from tracefill.edge.arrivals import KEY, Arrival, caller
 from tracefill.edge.bodies import Over, covered
 from tracefill.edge.entrances import Serving
 from tracefill.edge.wsgi import Edge, Environ, StartResponse, WSGIApplication, path_of
+from tracefill.sdk_spans import end_span
 from tracefill.spans import Tracer
 
 __all__ = ["Middleware", "failed", "routed", "serving"]
@@ -142,7 +143,7 @@ class Middleware:
             if error is not None:
                 record_failure(span, error)
             arrival.over()
-            span.end()
+            end_span(span)
 
         opened = enter_scope(arrival.inside)
         try:

@@ -26,6 +26,7 @@ from opentelemetry.context import Context
 
 from tracefill import _codec
 from tracefill.context import current
+from tracefill.sdk_spans import end_span
 from tracefill.spans import Tracer, record, suppressed
 
 __all__ = [
@@ -297,7 +298,7 @@ class Statement:
             return
         if error is not None:
             record(self._span, error)
-        self._span.end()
+        end_span(self._span)
 
 
 def quiet() -> _codec.Scope:

@@ -23,6 +23,7 @@ from tracefill._codec import snapshot, with_span
 from tracefill.context import current
 from tracefill.edge import request_ids, root_ids
 from tracefill.formats import TRACECONTEXT
+from tracefill.sdk_spans import end_span
 from tracefill.spans import Tracer, link_to
 
 __all__ = ["KEY", "Arrival", "at_edge", "caller", "from_stranger", "further_in", "new_trace_id"]
@@ -190,7 +191,7 @@ class Held:
     def release(self) -> None:
         vars(self._span).pop("end", None)
         if self._asked:
-            self._span.end()
+            end_span(self._span)
 
 
 def further_in(context: Context, sent: str | bytes | None) -> Arrival:
