@@ -745,3 +745,29 @@ async def poll_in_thread(b: Program) -> None:
         seen += 1
     c.close()
     b.clean("after close")
+
+
+@boundary("confluent-kafka: one message, the consumer closed, then the work", needs=("kafka",))
+def closed_before_the_work(b: Program) -> None:
+    for key in "ab":
+        topic = new_topic()
+        send_each(b, topic, key)
+        c = consumer(b, topic)
+        message = poll_one(c)
+        c.close()
+        b.far(text(message))
+        b.far(text(message))
+    b.clean("after the work")
+
+
+@boundary("confluent-kafka: poll() until there is one, the consumer closed, then the work", needs=("kafka",))
+def closed_after_polling(b: Program) -> None:
+    topic = new_topic()
+    send_each(b, topic, "a")
+    c = consumer(b, topic)
+    message = None
+    while message is None:
+        message = c.poll(0.5)
+    c.close()
+    b.far(text(message))
+    b.clean("after the work")

@@ -860,3 +860,31 @@ def transaction(b: Program) -> None:
     for record in itertools.islice(c, 2):
         b.far(text(record))
     c.close()
+
+
+@boundary("kafka-python: one record, the consumer closed, then the work", needs=("kafka",))
+def closed_before_the_work(b: Program) -> None:
+    for key in "ab":
+        topic = new_topic()
+        send_each(b, topic, key)
+        with contextlib.closing(consumer(b, topic)) as c:
+            record = next(c)
+        b.far(record.value.decode())
+        b.far(record.value.decode())
+    b.clean("after the work")
+
+
+@boundary("kafka-python: the consumer is closed in a function that returns the record", needs=("kafka",))
+def closed_by_who_fetches(b: Program) -> None:
+    def fetch(topic: str) -> Any:
+        c = consumer(b, topic)
+        record = next(c)
+        c.close()
+        return record
+
+    for key in "ab":
+        topic = new_topic()
+        send_each(b, topic, key)
+        record = fetch(topic)
+        b.far(record.value.decode())
+    b.clean("after the work")

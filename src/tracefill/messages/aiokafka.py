@@ -26,14 +26,14 @@ from tracefill._codec import scope
 from tracefill.messages import handling
 from tracefill.messages.contrib import Contrib
 from tracefill.messages.kafka_messages import (
+    RecordSource,
     consumer_attributes,
     inject_into,
-    process_attributes,
     publish_attributes,
     server_attributes,
     with_trace,
 )
-from tracefill.messages.message_spans import Source, sending
+from tracefill.messages.message_spans import sending
 from tracefill.spans import Tracer, suppressed
 from tracefill.wrapping import Patches
 
@@ -85,62 +85,33 @@ def _several(records: Sequence[Any] | Mapping[Any, Sequence[Any]]) -> handling.S
     return handling.Several(record for some in lists for record in handling.unwalked(some))
 
 
-class _Source(Source):
+class _Source(RecordSource):
     """The records of one AIOKafkaConsumer (None: of an unknown one)."""
 
-    __slots__ = ("_common", "_consumer")
+    __slots__ = ()
 
     def __init__(self, consumer: Any) -> None:
         client = getattr(consumer, "_client", None)
-        self._consumer = (lambda: None) if consumer is None else weakref.ref(consumer)
-        self._common = consumer_attributes(
+        common = consumer_attributes(
             getattr(consumer, "_group_id", None),
             getattr(client, "_client_id", None),
             getattr(client, "_bootstrap_servers", None),
         )
+        super().__init__("aiokafka", consumer, common)
 
     @property
     def tracer(self) -> Tracer:
         return _contrib.tracer
 
-    def destination(self, message: Any) -> str:
-        topic: str = message.topic
-        return topic
-
-    def headers(self, message: Any) -> Any:
-        return message.headers
-
-    def body(self, message: Any) -> Any:
-        return message.value
-
-    def created_ms(self, message: Any) -> float | None:
-        created: float | None = message.timestamp
-        return created
-
     def span_name(self, destination: str) -> str:
-        return f"{destination} receive" if _contrib.active else super().span_name(destination)
+        return f"{destination} receive" if _contrib.leads else f"process {destination}"
 
     def attributes(self, message: Any) -> dict[str, Any]:
-        found = self._common | process_attributes(
-            message.topic, message.partition, message.offset, message.key, message.value
-        )
-        if _contrib.active:
+        found = super().attributes(message)
+        if _contrib.leads:
             found["messaging.kafka.message.offset"] = message.offset
             found["messaging.message.id"] = f"{message.topic}.{message.partition}.{message.offset}"
-        end = self._end_of(message)
-        if end is not None:
-            found["tracefill.message.lag"] = max(0, end - message.offset - 1)
         return found
-
-    def _end_of(self, message: Any) -> int | None:
-        """The end of the message's partition, as far as the client knows without asking the broker."""
-        try:
-            partition = sys.modules["aiokafka"].TopicPartition(message.topic, message.partition)
-            consumer: Any = self._consumer()
-            end: int | None = consumer.highwater(partition)
-        except Exception:  # no longer assigned to us, or no consumer any more
-            return None
-        return end
 
 
 _sources: weakref.WeakKeyDictionary[Any, _Source] = weakref.WeakKeyDictionary()
@@ -219,7 +190,7 @@ def _send(owner: Any, original: Any) -> Any:
         if _contrib.just_came(owner, "send"):
             return await plain(self, *args, **kwargs)  # contrib has done its work already
         again = handling.republished(topic, given.get("value"), headers)
-        name = f"{topic} send" if _contrib.active else f"send {topic}"
+        name = f"{topic} send" if _contrib.leads else f"send {topic}"
         attributes = partial(_publish_attributes, self, given, again)
         with sending(_contrib.tracer, topic, headers, attributes, name) as span:
             given["headers"] = with_trace(headers, again)
@@ -302,7 +273,7 @@ def _getmany(original: Any) -> Any:
 
 def _finishing(original: Any) -> Any:
     async def stop(self: Any, *args: Any, **kwargs: Any) -> Any:
-        handling.finish(self)
+        handling.leave(self)
         return await original(self, *args, **kwargs)
 
     return stop
@@ -310,7 +281,7 @@ def _finishing(original: Any) -> Any:
 
 def _unsubscribe(original: Any) -> Any:
     def unsubscribe(self: Any) -> Any:
-        handling.finish(self)
+        handling.leave(self)
         return original(self)
 
     return unsubscribe

@@ -30,6 +30,7 @@ from tracefill.messages.contrib import Contrib
 from tracefill.messages.kafka_messages import (
     consumer_attributes,
     inject_into,
+    partition_attributes,
     process_attributes,
     publish_attributes,
     server_attributes,
@@ -127,15 +128,14 @@ class _Source(Source):
         return created if kind else None
 
     def span_name(self, destination: str) -> str:
-        return f"{destination} process" if _contrib.active else super().span_name(destination)
+        return f"{destination} process" if _contrib.leads else super().span_name(destination)
 
     def attributes(self, message: Any) -> dict[str, Any]:
         config = _config(self.consumer)
-        found = consumer_attributes(config.get("group.id"), config.get("client.id"), config.get("bootstrap.servers"))
-        found |= process_attributes(
-            message.topic(), message.partition(), message.offset(), message.key(), message.value()
-        )
-        if _contrib.active:
+        common = consumer_attributes(config.get("group.id"), config.get("client.id"), config.get("bootstrap.servers"))
+        common |= partition_attributes(message.topic(), message.partition())
+        found = process_attributes(common, message.offset(), message.key(), message.value())
+        if _contrib.leads:
             found |= _old_attributes(message.topic(), "process")
             found["messaging.kafka.partition"] = message.partition()
             found["messaging.message.id"] = f"{message.topic()}.{message.partition()}.{message.offset()}"
@@ -263,7 +263,7 @@ def _produce(original: Any) -> Any:
 
 def _sending(producer: Any, given: Mapping[str, Any], again: handling.Republished | None = None) -> Any:
     topic = given["topic"]
-    name = f"{topic} send" if _contrib.active else f"send {topic}"
+    name = f"{topic} send" if _contrib.leads else f"send {topic}"
     return sending(
         _contrib.tracer, topic, given.get("headers"), partial(_publish_attributes, producer, given, again), name
     )
@@ -272,7 +272,7 @@ def _sending(producer: Any, given: Mapping[str, Any], again: handling.Republishe
 def _publish_attributes(producer: Any, given: Mapping[str, Any], again: handling.Republished | None) -> dict[str, Any]:
     found = publish_attributes(given["topic"], given.get("value"), given.get("key"), given.get("partition"), again)
     found |= server_attributes(_config(producer).get("bootstrap.servers"))
-    return found | _old_attributes(given["topic"], "publish") if _contrib.active else found
+    return found | _old_attributes(given["topic"], "publish") if _contrib.leads else found
 
 
 def _produce_batch(single: Any, original: Any) -> Any:
@@ -372,7 +372,7 @@ def _batched(consumer: Any, source: _Source, messages: list[Any], frame: Any) ->
 
 def _finishing(original: Any) -> Any:
     def finishing(self: Any, *args: Any, **kwargs: Any) -> Any:
-        handling.finish(self)
+        handling.leave(self)
         return original(self, *args, **kwargs)
 
     return finishing
@@ -404,7 +404,7 @@ def _aio_consume(original: Any) -> Any:
 
 def _aio_finishing(original: Any) -> Any:
     async def finishing(self: Any, *args: Any, **kwargs: Any) -> Any:
-        handling.finish(self)
+        handling.leave(self)
         return await original(self, *args, **kwargs)
 
     return finishing

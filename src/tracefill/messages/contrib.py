@@ -38,10 +38,15 @@ class Contrib:
         return contrib_active(self._module, self._instrumentor)
 
     @property
+    def leads(self) -> bool:
+        """True when spans are to look like its own: it is switched on, and we were given what it was given."""
+        return bool(self._given) and self.active
+
+    @property
     def tracer(self) -> Tracer:
         """Contrib's while it is switched on, else ours."""
-        given = self._given.get("tracer") if self.active else None
-        if given is None:
+        given = self._given.get("tracer")
+        if given is None or not self.active:
             return self._default
         if self._theirs is None or self._theirs.given is not given:
             self._theirs = _Theirs(given)

@@ -7,7 +7,7 @@ handles it and takes the next, and nobody says when the handling ends. So it end
 - the end of the loop: it is used up, left by `break` or by an exception;
 - the end of the function that took the message and worked under it. One that only fetches (`return message.value()`) hands
   the handling on to its caller;
-- the consumer's `close` or `unsubscribe`.
+- the consumer's `close` or `unsubscribe`; who has the message in a variable may still work for it afterwards.
 
 Then what was current before is current again. The span ends when nobody works under it any more: work that was handed to
 a pool, a task or a queue carries the context, and the context holds the span; after half a minute it ends in any case.
@@ -38,12 +38,12 @@ from contextvars import ContextVar
 from inspect import CO_ASYNC_GENERATOR, CO_GENERATOR
 from itertools import pairwise
 from types import CodeType, FrameType, TracebackType
-from typing import Any, Generic, NamedTuple, SupportsIndex, TypeVar, overload
+from typing import Any, Generic, NamedTuple, SupportsIndex, TypeVar, cast, overload
 
 from opentelemetry.context import Context, create_key
 from opentelemetry.trace import INVALID_SPAN, Span, get_current_span
 
-from tracefill._codec import current_context, make_current
+from tracefill._codec import current_context, current_value, make_current
 from tracefill.messages.in_hand import collects, values_in_hand
 from tracefill.messages.message_spans import (
     ATTEMPT_HEADER,
@@ -53,6 +53,7 @@ from tracefill.messages.message_spans import (
     attempt_of,
     original_of,
 )
+from tracefill.sdk_spans import end_span
 from tracefill.spans import record, suppressed
 from tracefill.wrapping import Patches
 
@@ -67,6 +68,7 @@ __all__ = [
     "finish",
     "handled",
     "is_library",
+    "leave",
     "patch_wait_for",
     "republished",
     "take",
@@ -81,12 +83,17 @@ _logger = logging.getLogger("tracefill")
 _KEY = create_key("tracefill-handling")
 _LINGER_NS = 30 * 10**9
 _NOWHERE = Context()
+_get = dict.get  # that of _Finding is for those who look for the current span
+_put = dict.__setitem__
 
 
 def handled() -> Handling | None:
     """The handling that is going on here; None when no message is being handled."""
-    found = current_context().get(_KEY)
-    return found if isinstance(found, Handling) else None
+    return cast("Handling | None", current_value(_KEY))
+
+
+def _handling_of(context: Context) -> Handling | None:
+    return cast("Handling | None", _get(context, _KEY))
 
 
 class Handling:
@@ -95,9 +102,9 @@ class Handling:
     __slots__ = (
         "__weakref__",
         "before",
+        "by_variable",
         "carried",
         "closed_ns",
-        "looped",
         "message",
         "owner",
         "pending",
@@ -116,7 +123,7 @@ class Handling:
         self.closed_ns = 0
         self.carried = _NOWHERE  # what came with the message
         self.references = _OWN_REFERENCES  # to the message; where there are more in the end, somebody has kept it
-        self.looped = False  # it was asked for by a loop, or by list() and its like: there is no other variable
+        self.by_variable = False  # who has it in a variable keeps it: there is no variable that says nothing
         self.used = False  # a span was started under it
         self.pending = False  # its own span is made when that happens
 
@@ -125,20 +132,27 @@ class Handling:
         self.before = _open(current_context())
         if lazily:
             self.pending = True
-            made: Context = _Watched({_KEY: self})
+            made: Context = _Watched()
+            _put(made, _KEY, self)
         else:
-            made = (_Watched if watched else _Finding if _waiting else Context)(self._started())
+            self._start()
+            made = self._fill((_Watched if watched else _Finding if _waiting else Context)(self.carried))
         make_current(made)
 
-    def _started(self) -> dict[str, Any]:
-        """What the context of the handling holds, now that its span has started."""
+    def _start(self) -> None:
+        """Its span, if anybody records it, and what came with the message."""
+        source = self.source
         try:
-            context, span = (self.source.start_batch if self.is_batch else self.source.start)(self.message)
+            self.carried, self.span = (source.start_batch if self.is_batch else source.start)(self.message)
         except Exception:  # ours; the message has to reach the program
-            _logger.debug("no span for a message of %s", type(self.source).__module__, exc_info=True)
-            return {_KEY: self}
-        self.span, self.carried = span, context
-        return {**context, _KEY: self} if span is None else {**context, SPAN_KEY: span, _KEY: self}
+            _logger.debug("no span for a message of %s", type(source).__module__, exc_info=True)
+
+    def _fill(self, context: Any) -> Any:
+        """Puts the span and this handling into a context, or what is to become one."""
+        if self.span is not None:
+            _put(context, SPAN_KEY, self.span)
+        _put(context, _KEY, self)
+        return context
 
     @property
     def is_batch(self) -> bool:
@@ -152,9 +166,11 @@ class Handling:
         self.used = True
         if self.pending:
             self.pending = False
-            dict.update(context, self._started())
+            self._start()
+            dict.update(context, self.carried)
+            self._fill(context)
             if self.closed_ns:  # by the one who handed this work over
-                _linger(self)
+                self.linger()
 
     def end(self) -> None:
         """Puts back what was current before; the span ends with the last that refers to this handling."""
@@ -163,6 +179,8 @@ class Handling:
         if _is_within(self):
             before = _open(self.before)
             make_current(_finding(before) if _waiting and type(before) is Context and self.leaves_some() else before)
+        if sys.getrefcount(self) > 3:  # not only the one who called this, `self` and the call that counts
+            self.linger()
 
     def leaves_some(self) -> bool:
         """True when messages of this handling wait."""
@@ -170,24 +188,40 @@ class Handling:
 
     def close(self) -> None:
         self.closed_ns = time.time_ns()
-        if self.span is not None:
-            _linger(self)
         if not self.used and not self.is_batch and self.is_kept():
             _wait(self)
+
+    def linger(self) -> None:
+        """Somebody else refers to it, or may: its span ends with the last who does, but after half a minute in any case."""
+        if self.span is not None:
+            with _lingering_lock:
+                while _lingering and _lingering[-1]() is None:
+                    _lingering.pop()
+                _lingering.append(weakref.ref(self))
 
     def is_kept(self) -> bool:
         """True when somebody has put the message away: a variable of the function that took it says nothing."""
         more = sys.getrefcount(self.message) - self.references
-        return more > 0 and (self.looped or more > _variables_with(self.message))
+        return more > 0 and (self.by_variable or more > _variables_with(self.message))
 
     def inside(self) -> dict[str, Any]:
         """What the context of work for this message holds, which was taken earlier."""
         self.used, self.pending = True, False
-        return self._started() if self.span is None else {**self.carried, SPAN_KEY: self.span, _KEY: self}
+        if self.span is None:
+            self._start()
+        context: dict[str, Any] = self._fill(dict(self.carried))
+        return context
 
     def stop_waiting(self) -> None:
         if _waiting.pop(id(self.message), None) is not None and not self.used:
             self.end_span(self.closed_ns)
+
+    def drop(self) -> None:
+        """Where it waits for nobody but the function that is about to go: it waits no more, and nobody needs to find it."""
+        if id(self.message) in _waiting and sys.getrefcount(self.message) <= _OWN_REFERENCES + 1:
+            self.stop_waiting()
+            if (plain := _open(current := current_context())) is not current:
+                make_current(plain)
 
     def spread(self) -> None:
         """The messages of a batch, as those that may be handled one by one."""
@@ -198,7 +232,7 @@ class Handling:
     def end_span(self, end_time_ns: int | None = None) -> None:
         span, self.span = self.span, None
         if span is not None:
-            span.end(end_time_ns)
+            end_span(span, end_time_ns)
 
     def __del__(self) -> None:
         # The garbage collector may run in the middle of anything, a span processor that holds its lock included.
@@ -223,7 +257,7 @@ class _Finding(Context):
             found = self._work_begins(frame)
             if found is not None:
                 return found.inside().get(key, default)
-        return dict.get(self, key, default)
+        return _get(self, key, default)
 
     def copy(self) -> dict[str, Any]:
         """What the context of a new span, or any other that is made from this one, begins with."""
@@ -256,11 +290,11 @@ class _Watched(_Finding):
         return found
 
 
-def _is_tracer(frame: FrameType | None) -> bool:
+def _is_tracer(frame: FrameType) -> bool:
     """True when somebody looks for the parent of a new span: start_span -> get_current_span -> get_value."""
-    for _ in range(2):
-        frame = frame.f_back if frame is not None else None
-    return frame is not None and frame.f_code.co_name == "start_span"
+    asks = frame.f_back
+    starts = asks.f_back if asks is not None else None
+    return starts is not None and starts.f_code.co_name == "start_span"
 
 
 class Several(tuple[Any, ...]):
@@ -273,14 +307,13 @@ def _is_within(handling: Handling) -> bool:
     """True when what is current here was made inside of this handling: only then is it ours to put back."""
     at = handled()
     while at is not None and at is not handling:
-        found = at.before.get(_KEY)
-        at = found if isinstance(found, Handling) else None
+        at = _handling_of(at.before)
     return at is handling
 
 
 def _open(context: Context) -> Context:
     """The context, or what was current before it where it is that of a handling that has ended."""
-    while (found := context.get(_KEY)) is not None and isinstance(found, Handling) and found.closed_ns:
+    while (found := _handling_of(context)) is not None and found.closed_ns:
         context = found.before
     if type(context) is _Finding and context.plain is not None and not _waiting:
         return context.plain
@@ -366,13 +399,6 @@ _collecting = False
 _watching = False
 
 
-def _linger(handling: Handling) -> None:
-    with _lingering_lock:
-        while _lingering and _lingering[-1]() is None:
-            _lingering.pop()
-        _lingering.append(weakref.ref(handling))
-
-
 def _lingered() -> list[Handling]:
     """Those that linger for too long."""
     found: list[Handling] = []
@@ -414,7 +440,7 @@ def _end_collected() -> None:
     with contextlib.suppress(IndexError):  # another thread was quicker
         while _to_end:
             span, ended_ns = _to_end.popleft()
-            span.end(ended_ns)
+            end_span(span, ended_ns)
 
 
 def _end_all() -> None:
@@ -442,8 +468,7 @@ def _leave_to_parent() -> None:
     at = handled()
     while at is not None:
         at.span = None
-        found = at.before.get(_KEY)
-        at = found if isinstance(found, Handling) else None
+        at = _handling_of(at.before)
 
 
 if hasattr(os, "register_at_fork"):
@@ -501,7 +526,10 @@ class _Guard:
     def __del__(self) -> None:
         self.take_up(None)
         handling = self.handling
-        if handling is None or handling.closed_ns:
+        if handling is None:
+            return
+        if handling.closed_ns:
+            handling.drop()
             return
         # A function that fetched, and did not work under what it fetched: its caller will.
         hands_on = not handling.used and _returns_something(self.code)
@@ -535,6 +563,7 @@ def hold(handling: Handling, frame: FrameType) -> None:
     previous, guard.handling, guard.caller = guard.handling, handling, id(frame.f_back)
     if previous is not None and not previous.closed_ns:
         previous.close()
+        previous.linger()
         handling.before = _open(handling.before)
 
 
@@ -550,11 +579,21 @@ def finish(owner: object, frame: FrameType | None = None) -> None:
     while (at := handled()) is not None and at.owner is owner:
         at.end()
         if frame is None and at.used and sys.getrefcount(at) <= 3:
-            at.end_span()  # closed, and nobody but the function or the loop that took it refers to it
+            at.end_span()  # nobody but the function or the loop that took it refers to it
     if frame is not None and isinstance(guard := frame.f_trace, _Guard):
         previous, guard.handling = guard.handling, None
         if previous is not None:
             previous.end()
+    _settle()
+
+
+def leave(owner: object) -> None:
+    """Before a consumer is closed: what it has handed over is current no more. Who has it in a variable may still work for it."""
+    while (at := handled()) is not None and at.owner is owner:
+        at.by_variable = True
+        at.end()
+        if sys.getrefcount(at) <= 3:
+            at.end_span()  # nobody but the function or the loop that took it refers to it
     _settle()
 
 
@@ -621,7 +660,7 @@ class Walk(Generic[T]):
         frame = sys._getframe(1)
         in_loop = self._is_in_loop(frame)
         handling = Handling(self._owner, self._source, message)
-        handling.looped = True
+        handling.by_variable = True
         if self._surely and not in_loop and (caller := taker(frame)) is not None:
             handling.begin(watched=True)
             hold(handling, caller)
@@ -694,7 +733,7 @@ class AsyncWalk(Generic[T]):
             self._handling = held  # by a `getone` of the program's own, which has called the library's
         elif not suppressed() and not self._source.is_no_message(message):
             handling = self._handling = Handling(self._owner, self._source, message)
-            handling.looped = True
+            handling.by_variable = True
             handling.used = self._site in _working
             handling.begin(watched=not handling.used)
             handling.references = sys.getrefcount(handling.message)

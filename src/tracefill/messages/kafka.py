@@ -27,14 +27,14 @@ from tracefill._codec import extract as extract_headers
 from tracefill.messages import handling
 from tracefill.messages.contrib import Contrib
 from tracefill.messages.kafka_messages import (
+    RecordSource,
     consumer_attributes,
     inject_into,
-    process_attributes,
     publish_attributes,
     server_attributes,
     with_trace,
 )
-from tracefill.messages.message_spans import Source, sending
+from tracefill.messages.message_spans import sending
 from tracefill.spans import Tracer, suppressed
 from tracefill.wrapping import Patches
 
@@ -86,58 +86,29 @@ def _several(records: Sequence[Any] | Mapping[Any, Sequence[Any]]) -> handling.S
     return handling.Several(record for some in lists for record in handling.unwalked(some))
 
 
-class _Source(Source):
+class _Source(RecordSource):
     """The records of one KafkaConsumer (None: of an unknown one)."""
 
-    __slots__ = ("_common", "_consumer")
+    __slots__ = ()
 
     def __init__(self, consumer: Any) -> None:
         config = getattr(consumer, "config", {})
-        self._consumer = (lambda: None) if consumer is None else weakref.ref(consumer)
-        self._common = consumer_attributes(config.get("group_id"), config.get("client_id"), _bootstrap(config))
+        common = consumer_attributes(config.get("group_id"), config.get("client_id"), _bootstrap(config))
+        super().__init__("kafka", consumer, common)
 
     @property
     def tracer(self) -> Tracer:
         return _contrib.tracer
 
-    def destination(self, message: Any) -> str:
-        topic: str = message.topic
-        return topic
-
-    def headers(self, message: Any) -> Any:
-        return message.headers
-
-    def body(self, message: Any) -> Any:
-        return message.value
-
-    def created_ms(self, message: Any) -> float | None:
-        created: float | None = message.timestamp
-        return created
-
     def span_name(self, destination: str) -> str:
-        return f"{destination} receive" if _contrib.active else super().span_name(destination)
+        return f"{destination} receive" if _contrib.leads else f"process {destination}"
 
     def attributes(self, message: Any) -> dict[str, Any]:
-        found = self._common | process_attributes(
-            message.topic, message.partition, message.offset, message.key, message.value
-        )
-        if _contrib.active:
+        found = super().attributes(message)
+        if _contrib.leads:
             config = getattr(self._consumer(), "config", {})
             found |= _old_attributes(message.topic, config) | {"messaging.kafka.partition": message.partition}
-        end = self._end_of(message)
-        if end is not None:
-            found["tracefill.message.lag"] = max(0, end - message.offset - 1)
         return found
-
-    def _end_of(self, message: Any) -> int | None:
-        """The end of the message's partition, as far as the client knows without asking the broker."""
-        try:
-            partition = sys.modules["kafka"].TopicPartition(message.topic, message.partition)
-            consumer: Any = self._consumer()
-            end: int | None = consumer.highwater(partition)
-        except Exception:  # no longer assigned to us, or no consumer any more
-            return None
-        return end
 
     def begun(self, span: Span, message: Any) -> None:
         _contrib.call_hook("consume_hook", span, message, (), {})
@@ -225,7 +196,7 @@ def _send(owner: Any, original: Any) -> Any:
 
 
 def _send_name(topic: str) -> str:
-    return f"{topic} send" if _contrib.active else f"send {topic}"
+    return f"{topic} send" if _contrib.leads else f"send {topic}"
 
 
 def _publish_attributes(producer: Any, topic: str, args: Any, kwargs: Any, again: handling.Republished | None) -> Any:
@@ -236,7 +207,7 @@ def _publish_attributes(producer: Any, topic: str, args: Any, kwargs: Any, again
     found = publish_attributes(topic, value, key, partition, again)
     found["messaging.client.id"] = config.get("client_id")
     found.update(server_attributes(_bootstrap(config)))
-    return found | _old_attributes(topic, config) if _contrib.active else found
+    return found | _old_attributes(topic, config) if _contrib.leads else found
 
 
 def _iter(original: Any) -> Any:
@@ -290,7 +261,7 @@ def _commit_async(original: Any) -> Any:
 
 def _finishing(original: Any) -> Any:
     def finishing(self: Any, *args: Any, **kwargs: Any) -> Any:
-        handling.finish(self)
+        handling.leave(self)
         return original(self, *args, **kwargs)
 
     return finishing

@@ -7,17 +7,21 @@ one constant list for all messages. Setting replaces; of several headers of one 
 from __future__ import annotations
 
 import functools
+import sys
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tracefill import tags
 from tracefill._codec import inject
 from tracefill.messages.handling import Republished
-from tracefill.messages.message_spans import is_replaced, trace_headers
+from tracefill.messages.message_spans import Source, is_replaced, trace_headers
 
 __all__ = [
+    "RecordSource",
     "consumer_attributes",
     "inject_into",
+    "partition_attributes",
     "process_attributes",
     "publish_attributes",
     "server_attributes",
@@ -96,18 +100,65 @@ def consumer_attributes(group: str | None, client_id: str | None, bootstrap: Any
     return found
 
 
-def process_attributes(topic: str, partition: int, offset: int, key: Any, value: Any) -> dict[str, Any]:
-    """The attributes of the CONSUMER span of one message."""
-    found: dict[str, Any] = {
-        "messaging.destination.name": topic,
-        "messaging.destination.partition.id": str(partition),
-        "messaging.kafka.offset": offset,
-    }
+def partition_attributes(topic: str, partition: int) -> dict[str, Any]:
+    """What all CONSUMER spans of one partition have in common."""
+    return {"messaging.destination.name": topic, "messaging.destination.partition.id": str(partition)}
+
+
+def process_attributes(common: Mapping[str, Any], offset: int, key: Any, value: Any) -> dict[str, Any]:
+    """The attributes of the CONSUMER span of one message. `common`: those of its consumer and its partition."""
+    found: dict[str, Any] = {**common, "messaging.kafka.offset": offset}
     if (text := key_text(key)) is not None:
         found["messaging.kafka.message.key"] = text
     if value is None:
         found["messaging.kafka.message.tombstone"] = True
     return found
+
+
+class RecordSource(Source):
+    """The records of one consumer (None: of an unknown one) of kafka-python or aiokafka, which look alike."""
+
+    __slots__ = ("_common", "_consumer", "_library", "_partitions")
+
+    def __init__(self, library: str, consumer: Any, common: Mapping[str, Any]) -> None:
+        self._library = library
+        self._consumer = (lambda: None) if consumer is None else weakref.ref(consumer)
+        self._common = common
+        self._partitions: dict[tuple[str, int], tuple[Any, dict[str, Any]]] = {}
+
+    def destination(self, message: Any) -> str:
+        topic: str = message.topic
+        return topic
+
+    def headers(self, message: Any) -> Any:
+        return message.headers
+
+    def body(self, message: Any) -> Any:
+        return message.value
+
+    def created_ms(self, message: Any) -> float | None:
+        created: float | None = message.timestamp
+        return created
+
+    def attributes(self, message: Any) -> dict[str, Any]:
+        partition, common = self._partitions.get((message.topic, message.partition)) or self._partition_of(message)
+        found = process_attributes(common, message.offset, message.key, message.value)
+        consumer: Any = self._consumer()
+        try:
+            end = consumer.highwater(partition)  # as far as the client knows without asking the broker
+        except Exception:  # no longer assigned to us, or no consumer any more
+            end = None
+        if end is not None:
+            behind = end - message.offset - 1
+            found["tracefill.message.lag"] = behind if behind > 0 else 0
+        return found
+
+    def _partition_of(self, message: Any) -> tuple[Any, dict[str, Any]]:
+        """The library's name of the record's partition, and what all spans of its records have in common."""
+        topic, number = message.topic, message.partition
+        named = None if self._consumer() is None else sys.modules[self._library].TopicPartition(topic, number)
+        found = self._partitions[topic, number] = named, {**self._common, **partition_attributes(topic, number)}
+        return found
 
 
 def key_text(key: Any) -> str | None:

@@ -279,7 +279,7 @@ def _get(original: Any) -> Any:
 
 def _finishing(original: Any) -> Any:
     def close(self: Any, *args: Any, **kwargs: Any) -> Any:
-        handling.finish(self)
+        handling.leave(self)
         return original(self, *args, **kwargs)
 
     return close

@@ -30,6 +30,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from opentelemetry.context import Context
@@ -64,16 +65,14 @@ class Correlation:
     single: str = "parent"
     link_after_s: float | None = _DAY_S
 
-    def parent_and_links(self, context: Context, created_ms: float | None) -> tuple[Context, Sequence[Link]]:
+    def parent_and_links(self, context: Context, age_ms: float | None) -> tuple[Context, Sequence[Link]]:
         """The context to start a message's span in, and its links."""
-        if SPAN_KEY not in context or (self.single == "parent" and not self.is_old(created_ms)):
+        if SPAN_KEY not in context or (self.single == "parent" and not self.is_old(age_ms)):
             return context, ()
         return _without_span(context), link_to(context)
 
-    def is_old(self, created_ms: float | None) -> bool:
-        if self.link_after_s is None or not created_ms or created_ms < 0:
-            return False
-        return time.time() - created_ms / 1000 > self.link_after_s
+    def is_old(self, age_ms: float | None) -> bool:
+        return self.link_after_s is not None and age_ms is not None and age_ms > self.link_after_s * 1000
 
 
 correlation = Correlation()
@@ -167,12 +166,21 @@ class Source(ABC):
         context = extract(headers)
         if tags.declared():
             context = tags.received(context, headers, "")
-        parent, links = correlation.parent_and_links(context, self.created_ms(message))
+        created_ms = self.created_ms(message)
+        age_ms = time.time() * 1000 - created_ms if created_ms and created_ms > 0 else None
+        parent, links = correlation.parent_and_links(context, age_ms)
         tracer = self.tracer
         if not tracer.records(parent):
             return context, None
         name = self.span_name(self.destination(message))
-        span = tracer.begin(name, "consumer", parent, self._all_attributes(message, context), links)
+        attributes = self.attributes(message)
+        if age_ms is not None:
+            attributes["tracefill.message.delivery_time_ms"] = int(age_ms) if age_ms > 0 else 0
+        if SPAN_KEY not in context:
+            attributes["tracefill.entry"] = True
+        if headers and (retried := retry_attributes(headers)):
+            attributes |= retried
+        span = tracer.begin(name, "consumer", parent, attributes, links)
         self.begun(span, message)
         return context, span
 
@@ -186,17 +194,6 @@ class Source(ABC):
         links = [link for message in messages for link in link_to(extract(self.headers(message) or ()))]
         name = self.span_name(" ".join(sorted({self.destination(message) for message in messages})))
         return context, tracer.begin(name, "consumer", context, self._batch_attributes(messages), links)
-
-    def _all_attributes(self, message: Any, context: Context) -> dict[str, Any]:
-        found = self.attributes(message)
-        created_ms = self.created_ms(message)
-        if created_ms and created_ms > 0:
-            found["tracefill.message.delivery_time_ms"] = max(0, int(time.time() * 1000 - created_ms))
-        if SPAN_KEY not in context:
-            found["tracefill.entry"] = True
-        if headers := self.headers(message):
-            found.update(retry_attributes(headers))
-        return found
 
     def _batch_attributes(self, messages: Sequence[Any]) -> dict[str, Any]:
         found = self.attributes(messages[0])
@@ -234,15 +231,13 @@ _ORIGINAL = (
 )
 
 
-_KNOWN = {*_ATTEMPT, *_ORIGINAL, "x-death"}
+_none_is_known = frozenset((*_ATTEMPT, *_ORIGINAL, "x-death")).isdisjoint
 
 
 def retry_attributes(headers: Any) -> dict[str, Any]:
     """What the headers of a message say about earlier attempts; empty when they say nothing."""
     found: dict[str, Any] = {}
-    if not headers or _KNOWN.isdisjoint(
-        headers if isinstance(headers, dict) else [pair[0] for pair in headers if pair]
-    ):
+    if _none_is_known(headers if isinstance(headers, dict) else map(itemgetter(0), filter(None, headers))):
         return found
     attempt, original = attempt_of(headers), original_of(headers)
     if attempt is not None:

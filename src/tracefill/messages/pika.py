@@ -342,7 +342,7 @@ def _basic_get(original: Any) -> Any:
 
 def _finishing(original: Any) -> Any:
     def finishing(self: Any, *args: Any, **kwargs: Any) -> Any:
-        handling.finish(self)
+        handling.leave(self)
         return original(self, *args, **kwargs)
 
     return finishing
