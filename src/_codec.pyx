@@ -3013,7 +3013,8 @@ cdef class SpanStart:
     """What the `start_span` of an SDK tracer does, without a call for each of its steps; the spans are the SDK's own.
 
     Made by tracefill.sdk_spans, which knows the classes of the SDK (`parts`). Whatever is out of the ordinary is left to the
-    tracer: a Context of somebody else's class, a parent that is no SpanContext, a tracer that was switched off.
+    tracer: a Context of somebody else's class, a parent that is no SpanContext, a tracer that was switched off. A Context of
+    a class of ours is asked which span is above (`span_above()`): that it is asked tells it that a span is started.
     """
     cdef object tracer, ask, Span, Attributes, List, ParentBased, StaticSampler, sampled_decision, dropped_decision
     cdef object unset, lock, deque, time_ns
@@ -3029,13 +3030,19 @@ cdef class SpanStart:
 
     def __call__(self, name, context, kind, attributes, links, start_time_ns):
         """The span, which is started; not recording where the sampler says so. An exception does not end up on it by itself."""
-        cdef object parent = None, where = current() if context is None else context
+        cdef object parent = None, above, where = current() if context is None else context
         if (
-            not span_context_is_six or type(where) is not Context or attributes is not None and type(attributes) is not dict
+            not span_context_is_six or attributes is not None and type(attributes) is not dict
             or not self.tracer._tracer_config.is_enabled
         ):
             return self.asked(name, context, kind, attributes, links, start_time_ns)
-        above = value_in(where, span_key)
+        if type(where) is Context:
+            above = value_in(where, span_key)
+        else:
+            span_above = getattr(where, "span_above", None)
+            if span_above is None:
+                return self.asked(name, context, kind, attributes, links, start_time_ns)
+            above = span_above()
         if above is not None:
             parent = above.get_span_context() if type(above) is RemoteSpan else span_context_in(above)
             if type(parent) is not SpanContext:

@@ -293,6 +293,25 @@ def test_what_somebody_has_replaced_is_called(where: str, monkeypatch: pytest.Mo
     assert called
 
 
+@pytest.mark.parametrize("is_asked", [True, False])
+def test_a_context_of_a_class_of_its_own(is_asked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plain(Context):
+        pass
+
+    class Asked(Context):
+        def span_above(self) -> Any:
+            return NonRecordingSpan(held(8))
+
+    [_, (start, watching)] = both(ALWAYS_ON)
+    called = []
+    monkeypatch.setattr(sdk_spans._parts().Span, "start", lambda *given, **named: called.append(given))
+    context = (Asked if is_asked else Plain)(under(held(7)))
+    span = start("name", context, SpanKind.INTERNAL, {"a": 1}, (), None)
+    assert span.parent == held(8 if is_asked else 7)
+    assert bool(called) is not is_asked
+    assert [seen[-1] for seen in watching.seen] == [context] * is_asked
+
+
 def test_an_sdk_that_nobody_has_compared_starts_its_spans_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sdk_spans, "_KNOWN", frozenset())
     tracer = TracerProvider(shutdown_on_exit=False).get_tracer("test")

@@ -23,7 +23,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from opentelemetry.context import Context, create_key
-from opentelemetry.trace import get_current_span
+from opentelemetry.trace import Span, get_current_span
 
 from tracefill._codec import Snapshot, find_header, make_current, snapshot
 from tracefill.context import current
@@ -148,6 +148,10 @@ class _Message(Context):
         super().__init__({**position.to_context(before), _KEY: position})
         self.heard = heard
         self.before = before
+
+    def span_above(self) -> Span:
+        """See _codec.SpanStart."""
+        return get_current_span(self)
 
 
 # Who is asked for a message below a `wait_for`, and whether he had one.

@@ -259,6 +259,11 @@ class _Finding(Context):
                 return found.inside().get(key, default)
         return _get(self, key, default)
 
+    def span_above(self) -> Any:
+        """The span under which another is started now."""
+        found = self._work_begins(sys._getframe(1))
+        return _get(self if found is None else found.inside(), SPAN_KEY)
+
     def copy(self) -> dict[str, Any]:
         """What the context of a new span, or any other that is made from this one, begins with."""
         found = _in_hand(sys._getframe(1), None) if _waiting else None
