@@ -119,10 +119,13 @@ class _PrefixBaggage(Propagator, TextMapPropagator):
         self, carrier: CarrierT, context: Context | None = None, getter: Getter[CarrierT] = default_getter
     ) -> Context:
         found = super().extract(carrier, context, getter)
-        names = [name for name in getter.keys(carrier) or () if isinstance(name, str)]
+        initials = (self._prefix[0], self._prefix[0].upper())  # of the header too: few others begin so
+        names = [n for n in getter.keys(carrier) or () if isinstance(n, str) and n.startswith(initials)]
         if not any(name.lower() == self._header for name in names):
             return found
         names = [name for name in names if name.lower().startswith(self._prefix)]
+        if not names:
+            return found
         room = _MEMBERS - len(_baggage.get_all(found))
         lines = ((name[len(self._prefix) :], getter.get(carrier, name)) for name in names[:room])
         members = ((name, values[0]) for name, values in lines if values and isinstance(values[0], str))

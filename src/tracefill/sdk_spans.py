@@ -1,8 +1,8 @@
-"""Starting the SDK's spans at a third of its price, and ending them at two thirds.
+"""Starting and ending the SDK's spans at a quarter of its price.
 
 `start_span` of the SDK takes some thirty calls for a span, and two more for each attribute. The compiled core takes their
 steps without those calls: the same sampler, id generator, limits and processors are asked, and what comes out is a span of the
-SDK's own class that holds the same. `end` hands its processors a copy of the span; `end_span` fills it without its constructor.
+SDK's own class that holds the same. `end` hands a copy of the span to the processors; `end_span` makes it without its constructor.
 Where the SDK is another than those that were compared, or somebody has replaced one of the functions, its own are called.
 """
 
