@@ -413,3 +413,40 @@ def test_install_in_another_thread_leaves_sigterm_alone() -> None:
         pool.submit(tracefill.install, only=["exits"]).result()
     assert signal.getsignal(signal.SIGTERM) is before
     tracefill.uninstall()
+
+
+SHUTS_DOWN = """
+    export = FileSpanExporter.export
+
+    def slowly(self, spans):
+        print("ready", flush=True)
+        time.sleep({seconds})
+        return export(self, spans)
+
+    FileSpanExporter.export = slowly
+    work()
+    {body}
+"""
+
+
+@pytest.mark.parametrize("body", ["", "provider.shutdown(); time.sleep(60)"], ids=["at the end", "in the middle"])
+def test_a_sigterm_while_the_provider_is_shut_down_loses_nothing(program: Program, left: Left, body: str) -> None:
+    process = program(SHUTS_DOWN.format(seconds=0.3, body=body))
+    time.sleep(0.05)
+    process.terminate()
+    assert process.wait(10) in (0, -signal.SIGTERM) if not body else process.wait(10) == -signal.SIGTERM
+    assert left.spans == ["far"]
+
+
+def test_a_shutdown_that_takes_too_long_is_not_waited_for(program: Program) -> None:
+    process = program(SHUTS_DOWN.format(seconds=60, body=""), TRACEFILL_FLUSH_TIMEOUT_MS="300")
+    process.terminate()
+    assert process.wait(10) == -signal.SIGTERM
+
+
+def test_a_second_sigterm_hurries_a_shutdown(program: Program) -> None:
+    process = program(SHUTS_DOWN.format(seconds=60, body=""), TRACEFILL_FLUSH_TIMEOUT_MS="60000")
+    process.terminate()
+    time.sleep(0.2)
+    process.terminate()
+    assert process.wait(10) == -signal.SIGTERM

@@ -16,6 +16,7 @@ import contextlib
 import multiprocessing.process
 import os
 import signal
+import sys
 import threading
 import time
 from types import BuiltinFunctionType, FrameType
@@ -117,12 +118,42 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     if _leaving and (_reminded or not _terminated):
         _terminated = True
         return
-    _terminated = True
+    again, _terminated = _terminated, True
+    if not (again or _leaving) and _shuts_down(frame):
+        _terminate_later(number)
+        return
     _leave()
     signal.signal(number, signal.SIG_DFL)
     signal.raise_signal(number)
     signal.signal(number, _terminate)  # still here: the first process of a container outlives its signals
     _forget_leaving()
+
+
+def _shuts_down(frame: FrameType | None) -> bool:
+    """True when a TracerProvider is being shut down in this frame: it refuses to flush by then, and sends by itself."""
+    while frame is not None:
+        if frame.f_code.co_name == "shutdown" and str(frame.f_globals.get("__name__")).startswith("opentelemetry.sdk."):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _terminate_later(number: int) -> None:
+    """Sends the signal once more when the main thread has shut its TracerProvider down."""
+    global _leaving
+    _leaving = True
+    main = threading.main_thread().ident or 0
+    deadline = time.monotonic() + flush_timeout_s
+
+    def send() -> None:
+        global _leaving, _reminded
+        while _shuts_down(sys._current_frames().get(main)) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        _leaving = _reminded = False
+        os.kill(os.getpid(), number)
+
+    with contextlib.suppress(RuntimeError):  # the interpreter is shutting down: the process is over soon anyway
+        _thread.start_new_thread(send, ())
 
 
 def _take_sigterm(free: Any, handler: Any) -> None:
