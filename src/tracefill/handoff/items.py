@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from inspect import CO_ASYNC_GENERATOR, CO_COROUTINE, CO_GENERATOR
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -127,9 +127,10 @@ def _is_coroutine(frame: FrameType) -> bool:
 _between = {__file__}
 
 
-def stands_between(kind: type) -> None:
-    """The frames of this class's module are passed over on the way to whoever takes an item."""
-    _between.update(method.__code__.co_filename for method in vars(kind).values() if hasattr(method, "__code__"))
+def stands_between(of: type | FunctionType) -> None:
+    """The frames of this class's or function's module are passed over on the way to whoever takes an item."""
+    functions = vars(of).values() if isinstance(of, type) else (of,)
+    _between.update(function.__code__.co_filename for function in functions if hasattr(function, "__code__"))
     _is_between.cache_clear()
 
 

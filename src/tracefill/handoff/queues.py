@@ -300,6 +300,8 @@ def patch() -> None:
     if sys.version_info < (3, 12):
         for module in (asyncio, asyncio.tasks):
             _patches.wrap(module, "wait_for", _wait_for)
+    else:
+        stands_between(asyncio.wait_for)
 
 
 def _is_stock(kind: type) -> bool:
