@@ -23,6 +23,7 @@ from tracefill.propagators import (
     B3MultiPropagator,
     B3Propagator,
     JaegerPropagator,
+    OTTracePropagator,
     TraceContextPropagator,
     TracefillPropagator,
 )
@@ -238,6 +239,43 @@ def test_baggage_alone_is_added_to_the_current_context() -> None:
         assert dict(baggage.get_all(BaggagePropagator().extract({"baggage": "a=1"}))) == {"k": "v", "a": "1"}
     finally:
         context.detach(token)
+
+
+@pytest.mark.parametrize(
+    ("propagator", "header", "prefix", "sent"),
+    [
+        (
+            JaegerPropagator(),
+            {"Uber-Trace-Id": "4bf92f3577b34da6a3ce929d0e0e4736:00f067aa0ba902b7:0:1"},
+            "Uberctx-",
+            "a%20b",
+        ),
+        (
+            OTTracePropagator(),
+            {
+                "OT-Tracer-TraceId": "64fe8b2a57d3eff7",
+                "ot-tracer-spanid": "e457b5a2e4d86bd1",
+                "ot-tracer-sampled": "true",
+            },
+            "OT-Baggage-",
+            "a b",
+        ),
+    ],
+    ids=["jaeger", "ottrace"],
+)
+def test_each_member_of_baggage_in_a_header_of_its_own(
+    propagator: TextMapPropagator, header: dict[str, str], prefix: str, sent: str
+) -> None:
+    members = {f"{prefix}{name}": sent for name in ("user", "region")}
+    there = {**header, "user-agent": "x", "origin": "y", **members}
+    found = propagator.extract(there, Context())
+    assert baggage.get_all(found) == {"user": "a b", "region": "a b"}
+    assert trace.get_current_span(found).get_span_context().is_valid
+    assert baggage.get_all(propagator.extract(members, Context())) == {}  # of no trace
+    assert baggage.get_all(propagator.extract({**header, f"{prefix}big": "x" * 5000}, Context())) == {}
+    carrier: dict[str, str] = {}
+    propagator.inject(carrier, found)
+    assert {name: carrier[name.lower()] for name in members} == members
 
 
 def test_clearing_fields_before_injecting_again_leaves_nothing_old() -> None:
