@@ -26,6 +26,7 @@ TESTS = (
     "tests/test_ids.py",
     "tests/test_propagators.py",
     "tests/test_carriers.py",
+    "tests/test_sdk_spans.py",
 )
 SETTINGS = "[run]\nplugins = Cython.Coverage\nsource = src\n"
 
