@@ -434,19 +434,20 @@ def test_a_sigterm_while_the_provider_is_shut_down_loses_nothing(program: Progra
     process = program(SHUTS_DOWN.format(seconds=0.3, body=body))
     time.sleep(0.05)
     process.terminate()
-    assert process.wait(10) in (0, -signal.SIGTERM) if not body else process.wait(10) == -signal.SIGTERM
+    assert process.wait(30) in (0, -signal.SIGTERM) if not body else process.wait(30) == -signal.SIGTERM
     assert left.spans == ["far"]
 
 
 def test_a_shutdown_that_takes_too_long_is_not_waited_for(program: Program) -> None:
     process = program(SHUTS_DOWN.format(seconds=60, body=""), TRACEFILL_FLUSH_TIMEOUT_MS="300")
     process.terminate()
-    assert process.wait(10) == -signal.SIGTERM
+    assert process.wait(30) == -signal.SIGTERM
 
 
 def test_a_second_sigterm_hurries_a_shutdown(program: Program) -> None:
     process = program(SHUTS_DOWN.format(seconds=60, body=""), TRACEFILL_FLUSH_TIMEOUT_MS="60000")
-    process.terminate()
-    time.sleep(0.2)
-    process.terminate()
-    assert process.wait(10) == -signal.SIGTERM
+    deadline = time.monotonic() + 30
+    while process.poll() is None and time.monotonic() < deadline:  # one that comes while another is pending is none
+        process.terminate()
+        time.sleep(0.2)
+    assert process.poll() == -signal.SIGTERM
