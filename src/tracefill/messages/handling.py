@@ -130,14 +130,11 @@ class Handling:
     def begin(self, *, lazily: bool = False, watched: bool = False) -> None:
         """Makes it current. `lazily`: its span is made when the first is started under it; `watched`: that is noted."""
         self.before = _open(current_context())
-        if lazily:
-            self.pending = True
-            made: Context = _Watched()
-            _put(made, _KEY, self)
-        else:
+        self.pending = lazily
+        if not lazily:
             self._start()
-            made = self._fill((_Watched if watched else _Finding if _waiting else Context)(self.carried))
-        make_current(made)
+        kind = _Watched if lazily or watched else _Finding if _waiting else Context
+        make_current(self._fill(kind(self.carried)))
 
     def _start(self) -> None:
         """Its span, if anybody records it, and what came with the message."""
@@ -253,16 +250,17 @@ class _Finding(Context):
     plain: Context | None = None
 
     def get(self, key: str, default: Any = None) -> Any:
-        if key is SPAN_KEY and _is_tracer(frame := sys._getframe(1)):
-            found = self._work_begins(frame)
-            if found is not None:
-                return found.inside().get(key, default)
-        return _get(self, key, default)
+        is_start = key is SPAN_KEY and _is_tracer(frame := sys._getframe(1))
+        return _get(self._above(frame) if is_start else self, key, default)
 
     def span_above(self) -> Any:
         """The span under which another is started now."""
-        found = self._work_begins(sys._getframe(1))
-        return _get(self if found is None else found.inside(), SPAN_KEY)
+        return _get(self._above(sys._getframe(1)), SPAN_KEY)
+
+    def _above(self, frame: FrameType) -> dict[str, Any]:
+        """What a span that is started in this frame is started under."""
+        found = self._work_begins(frame)
+        return self if found is None else found.inside()
 
     def copy(self) -> dict[str, Any]:
         """What the context of a new span, or any other that is made from this one, begins with."""
